@@ -1,2 +1,3 @@
-//! Placeholder while the workspace is laid out.
+//! The project's own commands.
+mod bpf;
 fn main() {}

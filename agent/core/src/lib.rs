@@ -7,5 +7,6 @@
 //! Everything here is pure: no sockets, files, environment, clock or randomness of its own; time and rng are arguments.
 #![forbid(unsafe_code)]
 
+pub mod capture;
 pub mod edits;
 pub mod view;

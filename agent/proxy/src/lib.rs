@@ -1,1 +1,5 @@
-//! Placeholder while the workspace is laid out.
+//! `undermesh-proxy`: the data path.
+#![forbid(unsafe_code)]
+
+pub mod exchange;
+pub mod pool;

@@ -1,0 +1,1 @@
+//! `cargo xtask bpf`: builds the kernel programs.
