@@ -6,8 +6,8 @@ use tokio::net::TcpStream;
 
 /// Where a leased connection came from, told what became of it.
 pub trait Home {
-    /// The exchange ended cleanly and the connection may carry another one.
-    fn give_back(&self, io: TcpStream);
+    /// The exchange ended cleanly and the connection may carry another one; it has carried `served` of them.
+    fn give_back(&self, io: TcpStream, served: u32);
     /// The connection was closed.
     fn gone(&self);
 }
@@ -15,19 +15,19 @@ pub trait Home {
 /// One HTTP/1.1 upstream connection, in the hands of one exchange. Dropping it closes the connection.
 pub struct Lease {
     io: Option<TcpStream>,
-    reused: bool,
+    served: u32,
     home: Rc<dyn Home>,
 }
 
 impl Lease {
-    /// `reused`: it carried an exchange before and waited in the pool.
-    pub fn new(io: TcpStream, reused: bool, home: Rc<dyn Home>) -> Self {
-        Self { io: Some(io), reused, home }
+    /// `served`: how many exchanges the connection has carried before this one.
+    pub fn new(io: TcpStream, served: u32, home: Rc<dyn Home>) -> Self {
+        Self { io: Some(io), served, home }
     }
 
-    /// Whether it carried an exchange before.
+    /// Whether it carried an exchange before, and so may turn out to be stale.
     pub fn is_reused(&self) -> bool {
-        self.reused
+        self.served > 0
     }
 
     /// The connection; `None` never happens while the lease is held.
@@ -38,7 +38,7 @@ impl Lease {
     /// Gives the connection back for the next exchange.
     pub fn release(mut self) {
         if let Some(io) = self.io.take() {
-            self.home.give_back(io);
+            self.home.give_back(io, self.served.saturating_add(1));
         }
     }
 }
