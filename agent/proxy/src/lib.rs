@@ -7,3 +7,4 @@ pub mod flags;
 pub mod metrics;
 pub mod pool;
 pub mod sniff;
+mod tunnel;
