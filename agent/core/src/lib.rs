@@ -7,6 +7,10 @@
 //! Everything here is pure: no sockets, files, environment, clock or randomness of its own; time and rng are arguments.
 #![forbid(unsafe_code)]
 
+pub mod api;
 pub mod capture;
+pub mod diagnostic;
 pub mod edits;
+pub mod inputs;
+pub mod inventory;
 pub mod view;

@@ -1,0 +1,84 @@
+//! `Inputs`: everything a source knows, the one argument of `compile`.
+//!
+//! Maps are ordered by namespace and name, so the same objects always come in the same order, whoever brought them. Objects
+//! are shared: a source that reloads one file makes a new `Inputs` out of the old `Arc`s.
+//!
+//! An object in here has passed [`crate::api::parse`] and [`crate::api::validate`] without an error; references to other
+//! objects are not checked, as in Istio (compile does that).
+//!
+//! A Service with a selector that no EndpointSlice belongs to gets its endpoints from the Pods that the selector matches: a
+//! folder of files has no controller that would write slices. In a cluster slices always exist.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::api::Object;
+use crate::api::destination_rule::DestinationRule;
+use crate::api::gateway::Gateway;
+use crate::api::mesh_config::MeshConfig;
+use crate::api::meta::{Key, Resource};
+use crate::api::service_entry::{ServiceEntry, WorkloadEntry};
+use crate::api::sidecar::Sidecar;
+use crate::api::virtual_service::VirtualService;
+use crate::inventory::{EndpointSlice, Namespace, Node, Pod, Service};
+
+/// The objects of one kind.
+pub type Objects<T> = BTreeMap<Key, Arc<Resource<T>>>;
+
+/// All objects of all kinds.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Inputs {
+    /// Mesh settings; `None` means Istio's defaults ([`Inputs::mesh_config`]).
+    pub mesh: Option<Arc<Resource<MeshConfig>>>,
+    /// VirtualServices.
+    pub virtual_services: Objects<VirtualService>,
+    /// DestinationRules.
+    pub destination_rules: Objects<DestinationRule>,
+    /// Gateways.
+    pub gateways: Objects<Gateway>,
+    /// ServiceEntries.
+    pub service_entries: Objects<ServiceEntry>,
+    /// WorkloadEntries.
+    pub workload_entries: Objects<WorkloadEntry>,
+    /// Sidecars.
+    pub sidecars: Objects<Sidecar>,
+    /// Services.
+    pub services: Objects<Service>,
+    /// EndpointSlices.
+    pub endpoint_slices: Objects<EndpointSlice>,
+    /// Pods.
+    pub pods: Objects<Pod>,
+    /// Nodes; their keys have no namespace.
+    pub nodes: Objects<Node>,
+    /// Namespaces; their keys have no namespace.
+    pub namespaces: Objects<Namespace>,
+}
+
+impl Inputs {
+    /// The mesh settings, or the defaults.
+    pub fn mesh_config(&self) -> MeshConfig {
+        self.mesh.as_ref().map(|mesh| mesh.spec.clone()).unwrap_or_default()
+    }
+
+    /// Adds an object, in place of one of the same kind and key.
+    pub fn insert(&mut self, object: Object) {
+        match object {
+            Object::MeshConfig(object) => self.mesh = Some(object),
+            Object::VirtualService(object) => insert(&mut self.virtual_services, object),
+            Object::DestinationRule(object) => insert(&mut self.destination_rules, object),
+            Object::Gateway(object) => insert(&mut self.gateways, object),
+            Object::ServiceEntry(object) => insert(&mut self.service_entries, object),
+            Object::WorkloadEntry(object) => insert(&mut self.workload_entries, object),
+            Object::Sidecar(object) => insert(&mut self.sidecars, object),
+            Object::Service(object) => insert(&mut self.services, object),
+            Object::EndpointSlice(object) => insert(&mut self.endpoint_slices, object),
+            Object::Pod(object) => insert(&mut self.pods, object),
+            Object::Node(object) => insert(&mut self.nodes, object),
+            Object::Namespace(object) => insert(&mut self.namespaces, object),
+        }
+    }
+}
+
+fn insert<T>(objects: &mut Objects<T>, object: Arc<Resource<T>>) {
+    objects.insert(object.meta.key(), object);
+}
