@@ -46,12 +46,8 @@ pub trait RequestPath {
 
     /// Called once for each request as soon as its head is complete. Fills `edits` (handed in empty) with the changes for
     /// the head that goes upstream. The codec itself handles framing, hop-by-hop headers and `x-envoy-attempt-count`.
-    fn plan(
-        &self,
-        head: &impl RequestView,
-        meta: &RequestMeta<'_>,
-        edits: &mut Edits,
-    ) -> (Self::Plan, Stage);
+    fn plan(&self, head: &impl RequestView, meta: &RequestMeta<'_>, edits: &mut Edits)
+    -> (Self::Plan, Stage);
 
     /// Serves the request: exactly one of `relay` and `answer` has been called on `exchange` when it returns, or the client
     /// is gone. May be dropped at any await when the client's connection ends.
@@ -68,8 +64,8 @@ pub trait RequestPath {
 /// Decides what becomes of a response while its head is in view.
 pub trait Judge {
     /// Called once for each final response head. With [`Verdict::Relay`], `edits` (handed in empty) holds the changes for
-    /// the head that goes to the client.
-    fn judge(&mut self, head: &impl ResponseView, edits: &mut Edits) -> Verdict;
+    /// the head that goes to the client. `is_replayable` is what [`Exchange::is_replayable`] would say now.
+    fn judge(&mut self, head: &impl ResponseView, is_replayable: bool, edits: &mut Edits) -> Verdict;
 }
 
 /// See [`Judge`].
