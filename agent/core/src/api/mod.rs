@@ -19,12 +19,21 @@ pub mod http_route;
 pub mod load_balancer;
 pub mod mesh_config;
 pub mod meta;
+pub mod names;
 pub mod origin;
+pub mod schema;
 pub mod service_entry;
 pub mod sidecar;
+pub mod spelling;
 pub mod string_match;
 pub mod timestamp;
 pub mod virtual_service;
+
+mod kubernetes;
+mod normalize;
+mod parse;
+
+pub use parse::{Identity, MESH_CONFIG_MAP, Parsed, parse, parse_mesh_config};
 
 use crate::inventory::{EndpointSlice, Namespace, Node, Pod, Service};
 use destination_rule::DestinationRule;

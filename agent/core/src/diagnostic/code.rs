@@ -48,6 +48,7 @@ codes! {
     NullValue "UM0104" "A list item or map value is null."
     UnreadMeshSetting "UM0105" "This mesh setting has no effect here."
     InvalidKubernetesField "UM0106" "A field of a Kubernetes object has a value that Kubernetes would refuse."
+    SnakeCaseField "UM0107" "A field is spelled as in protobuf, which Kubernetes would refuse."
 
     InvalidHost "UM0201" "A host is not a DNS name, wildcard or address that is allowed here."
     DuplicateHost "UM0202" "Two hosts of the object are the same or overlap."
