@@ -107,6 +107,13 @@ pub(crate) enum Field {
 const MAX_FIELD: usize = 1024;
 
 impl Note {
+    /// The note of what is no request.
+    pub(crate) fn none() -> Self {
+        let mut note = Self::default();
+        note.take([b"-", b"-", b"", b"", b"", b""]);
+        note
+    }
+
     /// Takes the fields in the order of [`Field`].
     pub(crate) fn take(&mut self, fields: [&[u8]; 6]) {
         self.text.clear();

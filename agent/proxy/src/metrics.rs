@@ -114,6 +114,7 @@ counters! {
     UpstreamStale "counter" "undermesh_upstream_stale_total" "" "Pooled connections that the endpoint had closed when they were to be used.";
     Retries "counter" "undermesh_retries_total" "" "Attempts beyond the first.";
     RetriesOverflowed "counter" "undermesh_retries_overflowed_total" "" "Retries not made because maxRetries was met.";
+    OpaqueFailed "counter" "undermesh_tcp_failed_total" "" "Opaque connections that got no endpoint.";
     Malformed "counter" "undermesh_malformed_requests_total" "" "Bytes from clients that were no valid request.";
 }
 
@@ -237,7 +238,7 @@ pub(crate) struct Outcome {
     pub status: u16,
     pub flags: ResponseFlags,
     /// gRPC status, when known from the head.
-    pub grpc_status: Option<u16>,
+    pub grpc_status: Option<u32>,
     pub is_grpc: bool,
 }
 

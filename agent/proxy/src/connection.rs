@@ -1,0 +1,286 @@
+//! A client's connection from accept to the codec that serves it, and the list of those that are open.
+//!
+//! ```text
+//!   HTTP declared    ── preface? ── http2 · http1
+//!   not declared     ── connect to the server at once; who speaks first? ── http2 · http1 · opaque
+//!   anything else    ── opaque
+//! ```
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Poll, Waker};
+use std::time::{Duration, Instant};
+
+use tokio::net::TcpStream;
+use tokio::task::AbortHandle;
+use undermesh_core::inventory::Protocol;
+
+use crate::inlet::Caller;
+use crate::metrics::Counter;
+use crate::opaque::{self, Early};
+use crate::outlet::{LocalCaller, Outlet, Target};
+use crate::record::Peer;
+use crate::request::HttpPath;
+use crate::sniff::{self, Sniffed};
+use crate::worker::Worker;
+use crate::{http1, http2};
+
+/// An accepted connection: who, from where, to where.
+pub(crate) struct Arrival {
+    pub caller: Arc<Caller>,
+    pub target: Target,
+    pub peer: Peer,
+}
+
+/// How long a connection may be open without a first byte from its client, on ports declared HTTP.
+const FIRST_BYTE: Duration = Duration::from_secs(3600);
+
+/// One open connection, for people.
+#[derive(Debug, Clone)]
+pub struct ConnectionRow {
+    /// `namespace/pod` of the client.
+    pub source: Arc<str>,
+    /// The client's end.
+    pub remote: std::net::SocketAddr,
+    /// What it dialled.
+    pub dialled: std::net::SocketAddr,
+    /// What is spoken, once it is known.
+    pub protocol: &'static str,
+    /// Since accept.
+    pub age: Duration,
+    /// The worker that serves it.
+    pub worker: usize,
+}
+
+/// The open connections of a worker.
+#[derive(Default)]
+pub(crate) struct Connections {
+    next: Cell<u64>,
+    open: RefCell<HashMap<u64, Rc<Info>>>,
+}
+
+struct Info {
+    caller: Arc<str>,
+    peer: Peer,
+    since: Instant,
+    protocol: Cell<&'static str>,
+    worker: usize,
+    /// Wakes the task, so that it sees a drain.
+    waker: RefCell<Option<Waker>>,
+    abort: RefCell<Option<AbortHandle>>,
+}
+
+impl Connections {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.open.borrow().is_empty()
+    }
+
+    pub(crate) fn rows(&self) -> Vec<ConnectionRow> {
+        let open = self.open.borrow();
+        let row = |info: &Rc<Info>| ConnectionRow {
+            source: info.caller.clone(),
+            remote: info.peer.remote,
+            dialled: info.peer.dialled,
+            protocol: info.protocol.get(),
+            age: info.since.elapsed(),
+            worker: info.worker,
+        };
+        open.values().map(row).collect()
+    }
+
+    /// Wakes every connection: those that wait for a request end.
+    pub(crate) fn drain(&self) {
+        let wakers: Vec<_> = self.open.borrow().values().filter_map(|info| info.waker.borrow().clone()).collect();
+        for waker in wakers {
+            waker.wake();
+        }
+    }
+
+    /// Closes the connections of a client that is gone.
+    pub(crate) fn close_of(&self, caller: &str) {
+        for info in self.open.borrow().values().filter(|info| &*info.caller == caller) {
+            if let Some(abort) = &*info.abort.borrow() {
+                abort.abort();
+            }
+        }
+    }
+}
+
+/// Takes the connection off the list however its task ends.
+struct Listed {
+    worker: Rc<Worker>,
+    id: u64,
+}
+
+impl Drop for Listed {
+    fn drop(&mut self) {
+        self.worker.connections.open.borrow_mut().remove(&self.id);
+        self.worker.shard.change(Counter::Active, -1);
+        if let Some(load) = self.worker.load() {
+            load.fetch_sub(1, std::sync::atomic::Ordering::Relaxed);
+        }
+    }
+}
+
+/// Serves a connection that another worker accepted.
+pub(crate) fn start(worker: &Rc<Worker>, io: std::net::TcpStream, arrival: Arrival) {
+    match TcpStream::from_std(io) {
+        Ok(io) => serve(worker, io, arrival),
+        Err(_) => worker.shard.count(Counter::AcceptFailed),
+    }
+}
+
+/// Serves a connection in a task of its own.
+pub(crate) fn serve(worker: &Rc<Worker>, io: TcpStream, arrival: Arrival) {
+    let connections = &worker.connections;
+    let id = connections.next.get();
+    connections.next.set(id + 1);
+    let info = Rc::new(Info {
+        caller: arrival.caller.id.clone(),
+        peer: arrival.peer,
+        since: Instant::now(),
+        protocol: Cell::new("-"),
+        worker: worker.index,
+        waker: RefCell::default(),
+        abort: RefCell::default(),
+    });
+    connections.open.borrow_mut().insert(id, info.clone());
+    worker.shard.change(Counter::Active, 1);
+    if let Some(load) = worker.load() {
+        load.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+    }
+    let listed = Listed { worker: worker.clone(), id };
+    let task = tokio::task::spawn_local({
+        let info = info.clone();
+        async move {
+            let mut life = pin!(life(&listed.worker, io, arrival, &info));
+            poll_fn(|context| {
+                if info.waker.borrow().is_none() {
+                    *info.waker.borrow_mut() = Some(context.waker().clone());
+                }
+                life.as_mut().poll(context)
+            })
+            .await;
+        }
+    });
+    *info.abort.borrow_mut() = Some(task.abort_handle());
+}
+
+async fn life(worker: &Rc<Worker>, io: TcpStream, arrival: Arrival, info: &Info) {
+    // Answers are small and must not wait for more; a socket that refuses is about to fail anyway.
+    let _ = io.set_nodelay(true);
+    let Arrival { caller, target, peer } = arrival;
+    let caller = worker.caller(&caller);
+    let outlet = caller.outlet(target, &worker.snapshot());
+    let protocol = outlet.outbound().map_or(Protocol::Http, |outbound| outbound.protocol);
+    if protocol.is_http() {
+        // Boxed, as all that is rare beside the long wait of a connection: its size counts for every idle one.
+        let first = Box::pin(tokio::time::timeout(FIRST_BYTE, sniff::http_version(&io))).await;
+        match first {
+            Ok(Ok(Sniffed::Http2)) => serve_http2(worker, &caller, target, peer, io, info).await,
+            Ok(Ok(Sniffed::Eof) | Err(_)) | Err(_) => {}
+            Ok(Ok(Sniffed::Http1 | Sniffed::Tls | Sniffed::Opaque)) => {
+                serve_http1(worker, &caller, target, peer, io, info).await;
+            }
+        }
+    } else if protocol == Protocol::Auto {
+        let (sniffed, early) = Box::pin(who_speaks(worker, &caller, &outlet, &io, peer)).await;
+        match sniffed {
+            Sniffed::Http1 => {
+                Early::keep_for_http(early);
+                serve_http1(worker, &caller, target, peer, io, info).await;
+            }
+            Sniffed::Http2 => {
+                drop(early);
+                serve_http2(worker, &caller, target, peer, io, info).await;
+            }
+            Sniffed::Eof | Sniffed::Tls | Sniffed::Opaque => {
+                serve_opaque(worker, &caller, &outlet, peer, io, early, info).await;
+            }
+        }
+    } else {
+        serve_opaque(worker, &caller, &outlet, peer, io, None, info).await;
+    }
+}
+
+/// Waits for the client or the server to speak; the server is connected to meanwhile.
+async fn who_speaks(
+    worker: &Rc<Worker>,
+    caller: &Rc<LocalCaller>,
+    outlet: &Rc<Outlet>,
+    io: &TcpStream,
+    peer: Peer,
+) -> (Sniffed, Option<Early>) {
+    // Rules by server name need the client's first bytes before a server is chosen; such clients speak first.
+    let is_by_name = outlet.tcp().is_some_and(|table| table.needs_sni);
+    let mut client = pin!(sniff::client(io));
+    if is_by_name {
+        return (client.await.unwrap_or(Sniffed::Eof), None);
+    }
+    let mut connect = pin!(opaque::connect(worker, caller, outlet, peer, None));
+    let mut early: Option<Early> = None;
+    let mut connected = false;
+    let sniffed = poll_fn(|context| {
+        if let Poll::Ready(sniffed) = client.as_mut().poll(context) {
+            return Poll::Ready(sniffed.unwrap_or(Sniffed::Eof));
+        }
+        if !connected && let Poll::Ready(result) = connect.as_mut().poll(context) {
+            connected = true;
+            early = Some(result);
+        }
+        match early.as_ref().and_then(Early::io) {
+            // The server greets, or hangs up: either way these are its bytes to give.
+            Some(upstream) if upstream.poll_read_ready(context).is_ready() => Poll::Ready(Sniffed::Opaque),
+            _ => Poll::Pending,
+        }
+    })
+    .await;
+    (sniffed, early)
+}
+
+async fn serve_http1(
+    worker: &Rc<Worker>,
+    caller: &Rc<LocalCaller>,
+    target: Target,
+    peer: Peer,
+    io: TcpStream,
+    info: &Info,
+) {
+    info.protocol.set("HTTP/1.1");
+    let path = Rc::new(HttpPath::new(worker.clone(), caller.clone(), target, peer));
+    let settings = worker.http1_settings(target);
+    http1::serve(io, path, settings, worker.buffers.clone(), &[]).await;
+}
+
+async fn serve_http2(
+    worker: &Rc<Worker>,
+    caller: &Rc<LocalCaller>,
+    target: Target,
+    peer: Peer,
+    io: TcpStream,
+    info: &Info,
+) {
+    info.protocol.set("HTTP/2");
+    let path = Rc::new(HttpPath::new(worker.clone(), caller.clone(), target, peer));
+    let settings = worker.http2_settings(target);
+    let draining = worker.shared.draining.clone();
+    // How the connection ended is of no interest: each of its requests has a record of its own.
+    let _ = Box::pin(http2::serve(io, &[], path, settings, draining)).await;
+}
+
+async fn serve_opaque(
+    worker: &Rc<Worker>,
+    caller: &Rc<LocalCaller>,
+    outlet: &Rc<Outlet>,
+    peer: Peer,
+    io: TcpStream,
+    early: Option<Early>,
+    info: &Info,
+) {
+    info.protocol.set("TCP");
+    Box::pin(opaque::serve(worker, caller, outlet, peer, io, early)).await;
+}

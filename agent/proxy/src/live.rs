@@ -1,0 +1,398 @@
+//! Live state of one client pod towards one cluster: connections, their limits, requests in progress.
+//!
+//! ```text
+//! Caller ─ Neighbour (a cluster, by key; survives snapshots) ─ EndpointPool (an address) ─ idle connections
+//!                     └ Gauges, shared by the workers: the limits of connectionPool
+//! ```
+//!
+//! Pools belong to a worker, so taking a connection is no more than a pop; limits are counted across workers, as Envoy
+//! does. As in Envoy, a worker without any connection to a cluster may open one even at the limit: the others' idle
+//! connections are out of its reach.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{HashMap, VecDeque};
+use std::io;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use h2::client::SendRequest;
+use socket2::{Domain, TcpKeepalive};
+use tokio::net::{TcpSocket, TcpStream};
+use tokio::sync::oneshot;
+use undermesh_core::policy::ConnectionPool;
+
+use crate::inlet::Sockets;
+use crate::metrics::{Counter, SeriesCache, Shard};
+use crate::pool::{Home, Lease};
+
+/// What the limits of a cluster are counted with.
+#[derive(Debug, Default)]
+pub(crate) struct Gauges {
+    pub connections: AtomicU32,
+    pub pending: AtomicU32,
+    pub requests: AtomicU32,
+    pub retries: AtomicU32,
+}
+
+/// One unit of a gauge, given back on drop.
+pub(crate) struct Permit {
+    gauges: Arc<Gauges>,
+    gauge: fn(&Gauges) -> &AtomicU32,
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        (self.gauge)(&self.gauges).fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// `None` when `gauge` has met `limit`.
+pub(crate) fn permit(gauges: &Arc<Gauges>, gauge: fn(&Gauges) -> &AtomicU32, limit: u32) -> Option<Permit> {
+    if gauge(gauges).fetch_add(1, Ordering::Relaxed) >= limit {
+        gauge(gauges).fetch_sub(1, Ordering::Relaxed);
+        return None;
+    }
+    Some(Permit { gauges: gauges.clone(), gauge })
+}
+
+/// Why no connection could be had.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum ConnectError {
+    /// A limit of `connectionPool` was met: 503, flag UO.
+    #[error("connection pool overflow")]
+    Overflow,
+    /// Refused, unreachable, reset: 503, flag UF.
+    #[error("connecting failed: {0}")]
+    Failed(io::ErrorKind),
+    /// `tcp.connectTimeout` passed: 503, flag UF.
+    #[error("connecting timed out")]
+    TimedOut,
+}
+
+/// One worker's state of a client towards a cluster.
+pub(crate) struct Neighbour {
+    pub gauges: Arc<Gauges>,
+    /// Round robin's position.
+    pub cursor: Cell<u32>,
+    /// Series of requests that got no endpoint.
+    pub series: SeriesCache,
+    sockets: Arc<dyn Sockets>,
+    shard: Rc<Shard>,
+    endpoints: RefCell<HashMap<SocketAddr, Rc<EndpointPool>>>,
+    /// Connections of this worker, in use or idle.
+    connections: Cell<u32>,
+    waiting: RefCell<VecDeque<oneshot::Sender<()>>>,
+}
+
+impl Neighbour {
+    pub(crate) fn new(gauges: Arc<Gauges>, sockets: Arc<dyn Sockets>, shard: Rc<Shard>) -> Rc<Self> {
+        Rc::new(Self {
+            gauges,
+            cursor: Cell::default(),
+            series: SeriesCache::default(),
+            sockets,
+            shard,
+            endpoints: RefCell::default(),
+            connections: Cell::default(),
+            waiting: RefCell::default(),
+        })
+    }
+
+    /// The pool of an endpoint.
+    pub(crate) fn endpoint(self: &Rc<Self>, address: SocketAddr) -> Rc<EndpointPool> {
+        let mut endpoints = self.endpoints.borrow_mut();
+        let pool = endpoints.entry(address).or_insert_with(|| {
+            Rc::new(EndpointPool {
+                address,
+                active: Cell::default(),
+                series: SeriesCache::default(),
+                neighbour: self.clone(),
+                idle: RefCell::default(),
+                http2: tokio::sync::Mutex::default(),
+                max_requests: Cell::new(u32::MAX),
+                idle_timeout: Cell::new(None),
+            })
+        });
+        pool.clone()
+    }
+
+    /// Closes connections that are idle for too long, or that the endpoint closed; forgets endpoints that nobody uses.
+    /// Answers whether anything is left.
+    pub(crate) fn sweep(&self, now: Instant) -> bool {
+        let pools: Vec<_> = self.endpoints.borrow().values().cloned().collect();
+        for pool in pools {
+            pool.sweep(now);
+        }
+        // Two references: the map's, and the pool's own in nobody's hands.
+        self.endpoints.borrow_mut().retain(|_, pool| Rc::strong_count(pool) > 1 || pool.is_in_use());
+        !self.endpoints.borrow().is_empty()
+    }
+
+    /// Breaks the reference cycle of its pools.
+    pub(crate) fn clear(&self) {
+        self.endpoints.borrow_mut().clear();
+    }
+
+    /// Waits for its turn to open a connection.
+    async fn admit(&self, limits: &ConnectionPool) -> Result<(), ConnectError> {
+        let mut pending = None;
+        loop {
+            let before = self.gauges.connections.fetch_add(1, Ordering::Relaxed);
+            if before < limits.max_connections || self.connections.get() == 0 {
+                self.connections.set(self.connections.get() + 1);
+                return Ok(());
+            }
+            self.gauges.connections.fetch_sub(1, Ordering::Relaxed);
+            if self.close_one_idle() {
+                continue;
+            }
+            if pending.is_none() {
+                let permit = permit(&self.gauges, |gauges| &gauges.pending, limits.max_pending_requests);
+                pending = Some(permit.ok_or(ConnectError::Overflow)?);
+            }
+            let (turn, wait) = oneshot::channel();
+            self.waiting.borrow_mut().push_back(turn);
+            // The sender is only dropped with the whole cluster.
+            wait.await.map_err(|_| ConnectError::Overflow)?;
+        }
+    }
+
+    /// Another endpoint's idle connection gives way when the limit is met.
+    fn close_one_idle(&self) -> bool {
+        let pools: Vec<_> = self.endpoints.borrow().values().cloned().collect();
+        let oldest = pools.into_iter().filter_map(|pool| pool.oldest_idle().map(|since| (since, pool))).min_by_key(|(since, _)| *since);
+        oldest.is_some_and(|(_, pool)| pool.close_oldest())
+    }
+
+    fn connection_gone(&self) {
+        self.gauges.connections.fetch_sub(1, Ordering::Relaxed);
+        self.connections.set(self.connections.get().saturating_sub(1));
+        self.wake_one();
+    }
+
+    fn wake_one(&self) {
+        let mut waiting = self.waiting.borrow_mut();
+        while let Some(turn) = waiting.pop_front() {
+            // One that gave up meanwhile passes its turn on.
+            if turn.send(()).is_ok() {
+                break;
+            }
+        }
+    }
+
+    async fn connect(&self, address: SocketAddr, limits: &ConnectionPool) -> Result<TcpStream, ConnectError> {
+        let failed = |error: io::Error| ConnectError::Failed(error.kind());
+        let socket = self.sockets.stream(Domain::for_address(address)).map_err(failed)?;
+        if let Some(keepalive) = &limits.tcp_keepalive {
+            let mut settings = TcpKeepalive::new();
+            if let Some(time) = keepalive.time {
+                settings = settings.with_time(time);
+            }
+            if let Some(interval) = keepalive.interval {
+                settings = settings.with_interval(interval);
+            }
+            if let Some(probes) = keepalive.probes {
+                settings = settings.with_retries(probes);
+            }
+            socket.set_tcp_keepalive(&settings).map_err(failed)?;
+        }
+        socket.set_tcp_nodelay(true).map_err(failed)?;
+        let connecting = TcpSocket::from_std_stream(socket.into()).connect(address);
+        match tokio::time::timeout(limits.connect_timeout, connecting).await {
+            Ok(Ok(io)) => {
+                self.shard.count(Counter::UpstreamConnected);
+                Ok(io)
+            }
+            Ok(Err(error)) => {
+                self.shard.count(Counter::UpstreamFailed);
+                Err(failed(error))
+            }
+            Err(_) => {
+                self.shard.count(Counter::UpstreamTimedOut);
+                Err(ConnectError::TimedOut)
+            }
+        }
+    }
+}
+
+/// Connections to one endpoint.
+pub(crate) struct EndpointPool {
+    pub address: SocketAddr,
+    /// Requests in progress on this worker: what LEAST_REQUEST looks at.
+    pub active: Cell<u32>,
+    pub series: SeriesCache,
+    neighbour: Rc<Neighbour>,
+    /// Youngest last.
+    idle: RefCell<VecDeque<Idle>>,
+    /// The shared HTTP/2 connection; the lock is held while it is opened, so that it is opened once.
+    http2: tokio::sync::Mutex<Option<Shared>>,
+    /// `maxRequestsPerConnection` as of the newest request.
+    max_requests: Cell<u32>,
+    /// `http.idleTimeout` as of the newest request.
+    idle_timeout: Cell<Option<Duration>>,
+}
+
+struct Idle {
+    io: TcpStream,
+    served: u32,
+    since: Instant,
+}
+
+struct Shared {
+    requests: SendRequest<Bytes>,
+    served: u32,
+}
+
+impl EndpointPool {
+    /// An HTTP/1.1 connection: an idle one unless `fresh`, else a new one.
+    pub(crate) async fn http1(self: &Rc<Self>, limits: &ConnectionPool, fresh: bool) -> Result<Lease, ConnectError> {
+        self.max_requests.set(limits.max_requests_per_connection);
+        self.idle_timeout.set(limits.http_idle_timeout);
+        if !fresh && let Some(idle) = self.take_idle() {
+            self.neighbour.shard.count(Counter::UpstreamReused);
+            return Ok(Lease::new(idle.io, idle.served, self.clone()));
+        }
+        let io = self.open(limits).await?;
+        Ok(Lease::new(io, 0, self.clone()))
+    }
+
+    /// A connection for opaque bytes; counted until the guard goes.
+    pub(crate) async fn tcp(self: &Rc<Self>, limits: &ConnectionPool) -> Result<(TcpStream, Opened), ConnectError> {
+        let neighbour = &self.neighbour;
+        // Opaque connections do not queue: over the limit they are closed (semantics 3.2).
+        if neighbour.gauges.connections.load(Ordering::Relaxed) >= limits.max_connections {
+            return Err(ConnectError::Overflow);
+        }
+        let io = self.open(limits).await?;
+        Ok((io, Opened(Some(self.clone()))))
+    }
+
+    /// A stream of the shared HTTP/2 connection, which is opened if there is none.
+    pub(crate) async fn http2(self: &Rc<Self>, limits: &ConnectionPool) -> Result<SendRequest<Bytes>, ConnectError> {
+        let mut shared = self.http2.lock().await;
+        if let Some(open) = &mut *shared {
+            let is_spent = open.served >= limits.max_requests_per_connection;
+            let is_open = std::future::poll_fn(|context| {
+                // Pending means "no stream free just now": still a live connection.
+                std::task::Poll::Ready(!matches!(open.requests.poll_ready(context), std::task::Poll::Ready(Err(_))))
+            })
+            .await;
+            if is_open && !is_spent {
+                open.served += 1;
+                self.neighbour.shard.count(Counter::UpstreamReused);
+                return Ok(open.requests.clone());
+            }
+        }
+        *shared = None;
+        let io = self.open(limits).await?;
+        let opened = Opened(Some(self.clone()));
+        let settings = crate::http2::ClientSettings {
+            keep_alive: limits.http2_keep_alive.map(|(interval, timeout)| crate::http2::KeepAlive { interval, timeout }),
+            ..crate::http2::ClientSettings::default()
+        };
+        let (requests, driver) =
+            crate::http2::connect(io, &settings).await.map_err(|_| ConnectError::Failed(io::ErrorKind::InvalidData))?;
+        tokio::task::spawn_local(async move {
+            // How it ended shows in the requests it carried.
+            let _ = driver.await;
+            drop(opened);
+        });
+        *shared = Some(Shared { requests: requests.clone(), served: 1 });
+        Ok(requests)
+    }
+
+    async fn open(self: &Rc<Self>, limits: &ConnectionPool) -> Result<TcpStream, ConnectError> {
+        self.neighbour.admit(limits).await?;
+        // From here on the connection counts until `gone`; also when this future is dropped while it connects.
+        let opening = Opened(Some(self.clone()));
+        let io = self.neighbour.connect(self.address, limits).await?;
+        opening.pass_on();
+        Ok(io)
+    }
+
+    fn take_idle(&self) -> Option<Idle> {
+        loop {
+            let idle = self.idle.borrow_mut().pop_back()?;
+            if is_quiet(&idle.io) {
+                return Some(idle);
+            }
+            self.neighbour.shard.count(Counter::UpstreamStale);
+            drop(idle);
+            self.gone();
+        }
+    }
+
+    fn oldest_idle(&self) -> Option<Instant> {
+        self.idle.borrow().front().map(|idle| idle.since)
+    }
+
+    fn close_oldest(&self) -> bool {
+        let closed = self.idle.borrow_mut().pop_front().is_some();
+        if closed {
+            self.gone();
+        }
+        closed
+    }
+
+    fn is_in_use(&self) -> bool {
+        !self.idle.borrow().is_empty() || self.active.get() > 0
+    }
+
+    fn sweep(&self, now: Instant) {
+        let idle_timeout = self.idle_timeout.get();
+        let before = self.idle.borrow().len();
+        self.idle
+            .borrow_mut()
+            .retain(|idle| {
+                let is_old = idle_timeout.is_some_and(|limit| now.saturating_duration_since(idle.since) >= limit);
+                !is_old && is_quiet(&idle.io)
+            });
+        for _ in self.idle.borrow().len()..before {
+            self.gone();
+        }
+    }
+}
+
+impl Home for EndpointPool {
+    fn give_back(&self, io: TcpStream, served: u32) {
+        if served >= self.max_requests.get() {
+            drop(io);
+            return self.gone();
+        }
+        self.idle.borrow_mut().push_back(Idle { io, served, since: Instant::now() });
+        self.neighbour.wake_one();
+    }
+
+    fn gone(&self) {
+        self.neighbour.connection_gone();
+    }
+}
+
+/// A connection that counts against the limits until this goes.
+pub(crate) struct Opened(Option<Rc<EndpointPool>>);
+
+impl Opened {
+    /// Somebody else counts the connection from now on.
+    pub(crate) fn pass_on(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Opened {
+    fn drop(&mut self) {
+        if let Some(pool) = &self.0 {
+            pool.gone();
+        }
+    }
+}
+
+/// An idle connection has nothing to say: bytes or an end of stream mean that it is of no use. Asks tokio's readiness, no
+/// system call.
+fn is_quiet(io: &TcpStream) -> bool {
+    let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+    io.poll_read_ready(&mut context).is_pending()
+}

@@ -1,0 +1,303 @@
+//! From tables to live state: what one worker keeps for one client, and for each place it connects to.
+//!
+//! ```text
+//!   LocalCaller ── Outlet (a dialled address or a gateway port: the tables of one generation)
+//!        │             └ Bound (a cluster of the tables, with its Neighbour and the pools of its endpoints)
+//!        └─────── Neighbour (live state of a cluster, by key)
+//! ```
+//!
+//! An Outlet is built when the first request after a new snapshot needs it, from `core`'s pure functions; Neighbours outlive
+//! it, so a change of routing neither closes connections nor forgets limits.
+
+use std::cell::{OnceCell, RefCell};
+use std::collections::HashMap;
+use std::fmt::Write;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
+
+use undermesh_core::balance;
+use undermesh_core::cluster::{Availability, Cluster, ClusterKey, Discovery, UpstreamProtocol, Workload};
+use undermesh_core::policy::Policy;
+use undermesh_core::route::{HttpTable, RouteIndex, TcpTable};
+use undermesh_core::snapshot::{GatewayPort, Outbound, Snapshot};
+
+use crate::inlet::Caller;
+use crate::live::{EndpointPool, Gauges, Neighbour};
+use crate::metrics::{SeriesCache, Shard, escape};
+
+/// Where a connection of a client goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Target {
+    /// The address the application dialled.
+    Address(SocketAddr),
+    /// A server port of a gateway.
+    GatewayPort(u16),
+}
+
+/// Limits of all clients towards all clusters, counted across workers.
+#[derive(Default)]
+pub(crate) struct GaugeRegistry(Mutex<HashMap<(Arc<str>, ClusterKey), Arc<Gauges>>>);
+
+impl GaugeRegistry {
+    fn of(&self, caller: &Arc<str>, cluster: &ClusterKey) -> Arc<Gauges> {
+        let mut all = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        all.entry((caller.clone(), cluster.clone())).or_default().clone()
+    }
+
+    /// Forgets those that no worker holds.
+    pub(crate) fn sweep(&self) {
+        let mut all = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        all.retain(|_, gauges| Arc::strong_count(gauges) > 1);
+    }
+}
+
+/// What one worker keeps for one client.
+pub(crate) struct LocalCaller {
+    pub caller: Arc<Caller>,
+    /// `source_workload="...",...`: the client's part of every metric label text.
+    pub source_labels: String,
+    registry: Arc<GaugeRegistry>,
+    shard: Rc<Shard>,
+    neighbours: RefCell<HashMap<ClusterKey, Rc<Neighbour>>>,
+    outlets: RefCell<HashMap<Target, Rc<Outlet>>>,
+}
+
+impl LocalCaller {
+    pub(crate) fn new(caller: Arc<Caller>, registry: Arc<GaugeRegistry>, shard: Rc<Shard>) -> Rc<Self> {
+        let source_labels = workload_labels("source", Some(&caller.workload), true);
+        Rc::new(Self {
+            caller,
+            source_labels,
+            registry,
+            shard,
+            neighbours: RefCell::default(),
+            outlets: RefCell::default(),
+        })
+    }
+
+    /// The tables of `target` in `snapshot`, built at the first use of each generation.
+    pub(crate) fn outlet(&self, target: Target, snapshot: &Snapshot) -> Rc<Outlet> {
+        if let Some(outlet) = self.outlets.borrow().get(&target)
+            && outlet.generation == snapshot.generation()
+        {
+            return outlet.clone();
+        }
+        let outlet = Rc::new(Outlet::new(target, snapshot, &self.caller));
+        self.outlets.borrow_mut().insert(target, outlet.clone());
+        outlet
+    }
+
+    /// `cluster` with its live state, for connections that dialled `outlet`.
+    pub(crate) fn bind(&self, outlet: &Outlet, cluster: &Arc<Cluster>) -> Rc<Bound> {
+        if let Some(bound) = outlet.bound.borrow().iter().find(|bound| Arc::ptr_eq(&bound.cluster, cluster)) {
+            return bound.clone();
+        }
+        let neighbour = self.neighbour(&cluster.key);
+        let pools = match (&cluster.discovery, outlet.target) {
+            (Discovery::Endpoints, _) => {
+                cluster.endpoints.iter().map(|endpoint| neighbour.endpoint(endpoint.address)).collect()
+            }
+            (Discovery::OriginalDestination, Target::Address(dialled)) => vec![neighbour.endpoint(dialled)],
+            // A gateway's client dialled the gateway; names are not resolved here (compile says so).
+            (Discovery::OriginalDestination, Target::GatewayPort(_)) | (Discovery::Dns(_) | Discovery::DynamicDns(_), _) => {
+                Vec::new()
+            }
+        };
+        let bound = Rc::new(Bound { cluster: cluster.clone(), neighbour, pools });
+        outlet.bound.borrow_mut().push(bound.clone());
+        bound
+    }
+
+    fn neighbour(&self, key: &ClusterKey) -> Rc<Neighbour> {
+        if let Some(neighbour) = self.neighbours.borrow().get(key) {
+            return neighbour.clone();
+        }
+        let gauges = self.registry.of(&self.caller.id, key);
+        let neighbour = Neighbour::new(gauges, self.caller.sockets.clone(), self.shard.clone());
+        self.neighbours.borrow_mut().insert(key.clone(), neighbour.clone());
+        neighbour
+    }
+
+    /// Closes what has been idle for too long and forgets what nobody uses: tables of older generations, clusters without
+    /// connections.
+    pub(crate) fn sweep(&self, now: Instant, generation: u64) {
+        self.outlets.borrow_mut().retain(|_, outlet| outlet.generation == generation);
+        let neighbours: Vec<_> = self.neighbours.borrow().iter().map(|(key, one)| (key.clone(), one.clone())).collect();
+        for (key, neighbour) in neighbours {
+            let is_empty = !neighbour.sweep(now);
+            // Ours and the map's.
+            if is_empty && Rc::strong_count(&neighbour) == 2 {
+                self.neighbours.borrow_mut().remove(&key);
+            }
+        }
+    }
+}
+
+impl Drop for LocalCaller {
+    fn drop(&mut self) {
+        for neighbour in self.neighbours.get_mut().values() {
+            neighbour.clear();
+        }
+    }
+}
+
+/// The tables for one target in one generation.
+pub(crate) struct Outlet {
+    pub target: Target,
+    pub generation: u64,
+    tables: Tables,
+    bound: RefCell<Vec<Rc<Bound>>>,
+    passthrough: OnceCell<Arc<Cluster>>,
+    /// Series of requests that got no cluster.
+    pub series: SeriesCache,
+    /// Rendered ids of the rules met so far.
+    rule_ids: RefCell<HashMap<RouteIndex, Option<Arc<str>>>>,
+}
+
+enum Tables {
+    Mesh(Arc<Outbound>),
+    Gateway(GatewayPort),
+    /// The gateway no longer serves the port.
+    Closed(HttpTable),
+}
+
+impl Outlet {
+    fn new(target: Target, snapshot: &Snapshot, caller: &Caller) -> Self {
+        let tables = match target {
+            Target::Address(address) => Tables::Mesh(snapshot.outbound(&caller.client, address)),
+            Target::GatewayPort(port) => snapshot
+                .gateway(&caller.client)
+                .into_iter()
+                .find(|server| server.port == port)
+                .map_or_else(|| Tables::Closed(HttpTable::empty(port, undermesh_core::route::NoHost::NotFound)), Tables::Gateway),
+        };
+        Self {
+            target,
+            generation: snapshot.generation(),
+            tables,
+            bound: RefCell::default(),
+            passthrough: OnceCell::new(),
+            series: SeriesCache::default(),
+            rule_ids: RefCell::default(),
+        }
+    }
+
+    /// The id of the rule behind a route, as logs and metrics have it; `None` for a plain service's default route.
+    pub(crate) fn rule_id(&self, route: RouteIndex) -> Option<Arc<str>> {
+        let render = || Some(self.http().route(route)?.rule.as_ref()?.to_string().into());
+        self.rule_ids.borrow_mut().entry(route).or_insert_with(render).clone()
+    }
+
+    pub(crate) fn http(&self) -> &HttpTable {
+        match &self.tables {
+            Tables::Mesh(outbound) => &outbound.http,
+            Tables::Gateway(server) => &server.http,
+            Tables::Closed(table) => table,
+        }
+    }
+
+    /// Tables of the opaque path; gateways have none yet.
+    pub(crate) fn tcp(&self) -> Option<&TcpTable> {
+        match &self.tables {
+            Tables::Mesh(outbound) => Some(&outbound.tcp),
+            Tables::Gateway(_) | Tables::Closed(_) => None,
+        }
+    }
+
+    /// The mesh side, for its protocol and service.
+    pub(crate) fn outbound(&self) -> Option<&Outbound> {
+        match &self.tables {
+            Tables::Mesh(outbound) => Some(outbound),
+            Tables::Gateway(_) | Tables::Closed(_) => None,
+        }
+    }
+
+    /// Envoy's `PassthroughCluster`: the dialled address, without policy.
+    pub(crate) fn passthrough(&self) -> &Arc<Cluster> {
+        self.passthrough.get_or_init(|| {
+            let port = match self.target {
+                Target::Address(address) => address.port(),
+                Target::GatewayPort(port) => port,
+            };
+            Arc::new(Cluster {
+                key: ClusterKey { host: "PassthroughCluster".into(), port, subset: "".into() },
+                name: "PassthroughCluster".into(),
+                protocol: UpstreamProtocol::Http1,
+                use_client_protocol: true,
+                discovery: Discovery::OriginalDestination,
+                endpoints: Arc::from([]),
+                excluded: Arc::from([]),
+                policy: Policy::default(),
+                availability: Availability::Known,
+                service: None,
+            })
+        })
+    }
+}
+
+/// A cluster with its live state.
+pub(crate) struct Bound {
+    pub cluster: Arc<Cluster>,
+    pub neighbour: Rc<Neighbour>,
+    /// In the order of the cluster's endpoints.
+    pub pools: Vec<Rc<EndpointPool>>,
+}
+
+impl Bound {
+    /// Picks an endpoint that is not among `tried`, if there is another one.
+    pub(crate) fn pick(&self, tried: &[usize], rng: &mut impl rand_core::RngCore) -> Option<usize> {
+        if matches!(self.cluster.discovery, Discovery::OriginalDestination) {
+            return (!self.pools.is_empty()).then_some(0);
+        }
+        let mut cursor = self.neighbour.cursor.get();
+        let picked = balance::pick(&self.cluster, &Picture { pools: &self.pools, tried }, &mut cursor, rng);
+        self.neighbour.cursor.set(cursor);
+        picked.ok().filter(|&index| index < self.pools.len())
+    }
+}
+
+struct Picture<'a> {
+    pools: &'a [Rc<EndpointPool>],
+    tried: &'a [usize],
+}
+
+impl balance::Live for Picture<'_> {
+    fn active(&self, endpoint: usize) -> u32 {
+        self.pools.get(endpoint).map_or(0, |pool| pool.active.get())
+    }
+
+    fn is_available(&self, _endpoint: usize) -> bool {
+        true
+    }
+
+    fn was_tried(&self, endpoint: usize) -> bool {
+        self.tried.contains(&endpoint)
+    }
+}
+
+/// Istio's workload labels with `side` = `source` or `destination`; `unknown` for what is not known, as Istio does.
+pub(crate) fn workload_labels(side: &str, workload: Option<&Workload>, with_cluster: bool) -> String {
+    let or_unknown = |text: &str| if text.is_empty() { "unknown".into() } else { escape(text).into_owned() };
+    let unknown = Workload::default();
+    let workload = workload.unwrap_or(&unknown);
+    let mut out = String::new();
+    for (name, value) in [
+        ("workload", &workload.name),
+        ("workload_namespace", &workload.namespace),
+        ("canonical_service", &workload.canonical_name),
+        ("canonical_revision", &workload.canonical_revision),
+        ("app", &workload.app),
+        ("version", &workload.version),
+    ] {
+        // Writing to a String cannot fail.
+        let _ = write!(out, "{side}_{name}=\"{}\",", or_unknown(value));
+    }
+    // No mTLS yet: nobody's identity is proven.
+    let _ = write!(out, "{side}_principal=\"unknown\"");
+    if with_cluster {
+        let _ = write!(out, ",{side}_cluster=\"Kubernetes\"");
+    }
+    out
+}

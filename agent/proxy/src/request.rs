@@ -1,0 +1,646 @@
+//! The life of a request, for every codec: route, faults, pick, connect, attempt, retry, relay, record.
+//!
+//! ```text
+//!   plan   (head in view)   route ─ draw faults ─ note for the log ─ edits
+//!   run    delay ─ abort ─ redirect · direct response · 404 ─ or forward:
+//!          admit ─ loop { pick ─ connect ─ attempt ─ judge (head in view) } ─ relay
+//! ```
+//!
+//! Nothing here reads or writes a socket: an [`Exchange`] does. Every way to fail ends in a [`Local`], so that status, flag
+//! and body of each are in one table (`local.rs`), and in one [`Record`].
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::time::Instant;
+
+use undermesh_core::cluster::{Availability, Cluster, UpstreamProtocol};
+use undermesh_core::edits::Edits;
+use undermesh_core::route::{self, Abort, Decision, Facts, GrpcStatus, Outcome, Route, TryOutcome};
+use undermesh_core::view::{HttpVersion, RequestView, ResponseView};
+
+use crate::access_log::Note;
+use crate::exchange::{
+    AttemptError, ClientGone, Exchange, Judge, Limit, Limits, LocalReply, RequestMeta, RequestPath, Stage, Transfer,
+    Verdict,
+};
+use crate::flags::ResponseFlags;
+use crate::live::{ConnectError, permit};
+use crate::local::{self, Local};
+use crate::metrics::Counter;
+use crate::outlet::{Bound, LocalCaller, Outlet, Target};
+use crate::pool::Upstream;
+use crate::record::{Peer, Record};
+use crate::worker::Worker;
+
+/// One connection's way through the request path.
+pub(crate) struct HttpPath {
+    worker: Rc<Worker>,
+    caller: Rc<LocalCaller>,
+    target: Target,
+    peer: Peer,
+    outlet: RefCell<Rc<Outlet>>,
+}
+
+/// What `plan` settled.
+pub(crate) struct Plan {
+    record: Record,
+    is_idempotent: bool,
+    is_upgrade_refused: bool,
+    /// The cluster of a forwarded request.
+    bound: Option<Rc<Bound>>,
+    /// The body of a redirect is empty; this is its location.
+    location: Option<(u16, Vec<u8>)>,
+    /// Which version to speak upstream.
+    upstream: UpstreamProtocol,
+}
+
+impl HttpPath {
+    pub(crate) fn new(worker: Rc<Worker>, caller: Rc<LocalCaller>, target: Target, peer: Peer) -> Self {
+        let outlet = caller.outlet(target, &worker.snapshot());
+        Self { worker, caller, target, peer, outlet: RefCell::new(outlet) }
+    }
+
+    /// The tables for the next request: those of the newest snapshot.
+    fn outlet(&self) -> Rc<Outlet> {
+        let mut outlet = self.outlet.borrow_mut();
+        if outlet.generation != self.worker.generation() {
+            *outlet = self.caller.outlet(self.target, &self.worker.snapshot());
+        }
+        outlet.clone()
+    }
+
+    /// The cluster a decision forwards to.
+    fn destination(&self, outlet: &Outlet, decision: &Decision) -> Option<Rc<Bound>> {
+        match decision.outcome {
+            Outcome::Forward { destination } => {
+                let route = outlet.http().route(decision.route?)?;
+                Some(self.caller.bind(outlet, &route.destinations.get(usize::from(destination))?.cluster))
+            }
+            Outcome::Passthrough => Some(self.caller.bind(outlet, outlet.passthrough())),
+            Outcome::Redirect
+            | Outcome::HttpsRedirect
+            | Outcome::DirectResponse
+            | Outcome::NoRoute
+            | Outcome::Reject { .. } => None,
+        }
+    }
+}
+
+impl RequestPath for HttpPath {
+    type Plan = Plan;
+
+    fn plan(&self, head: &impl RequestView, meta: &RequestMeta<'_>, edits: &mut Edits) -> (Plan, Stage) {
+        let worker = &self.worker;
+        let outlet = self.outlet();
+        let table = outlet.http();
+        let decision = route::decide(table, head, &mut *worker.rng.borrow_mut(), &mut ());
+        let mut note = worker.notes.take();
+        let request_id = head.header("x-request-id").filter(|_| matches!(self.target, Target::Address(_)));
+        let new_id = worker.request_id();
+        let request_id = request_id.unwrap_or(&new_id);
+        note.take([
+            head.method().as_bytes(),
+            head.target().as_bytes(),
+            head.header("x-forwarded-for").unwrap_or_default(),
+            head.header("user-agent").unwrap_or_default(),
+            request_id,
+            head.authority().as_bytes(),
+        ]);
+        let bound = self.destination(&outlet, &decision);
+        let is_upgrade_refused = meta.upgrade.is_some_and(|protocol| !protocol.eq_ignore_ascii_case("websocket"));
+        let will_forward = bound.is_some() && decision.abort.is_none() && !is_upgrade_refused;
+        let mut location = None;
+        if will_forward {
+            route::request_edits(table, &decision, head, &self.facts(), edits);
+            self.proxy_headers(head, request_id, edits);
+            if let Some(timeout) = decision.route.and_then(|index| table.route(index)?.timeout) {
+                edits.set("x-envoy-expected-rq-timeout-ms", timeout.as_millis().to_string().as_bytes());
+            }
+        } else if matches!(decision.outcome, Outcome::Redirect | Outcome::HttpsRedirect) && decision.abort.is_none() {
+            let mut text = Vec::new();
+            location = route::redirect(table, &decision, head, &mut text).map(|code| (code, text));
+        }
+        let upstream = bound.as_ref().map_or(UpstreamProtocol::Http1, |bound| {
+            upstream_protocol(&bound.cluster, head.version())
+        });
+        let stage = match upstream {
+            _ if !will_forward => Stage::Answer,
+            UpstreamProtocol::Http1 => Stage::Http1,
+            UpstreamProtocol::Http2 => Stage::Http2,
+        };
+        let protocol = match head.version() {
+            HttpVersion::Http1 => "HTTP/1.1",
+            HttpVersion::Http2 => "HTTP/2",
+        };
+        let is_idempotent = matches!(head.method(), "GET" | "HEAD" | "OPTIONS" | "PUT" | "DELETE" | "TRACE");
+        let record = Record::new(
+            worker.clone(),
+            self.caller.clone(),
+            outlet,
+            decision,
+            note,
+            self.peer,
+            protocol,
+            head.is_grpc(),
+        );
+        (Plan { record, is_idempotent, is_upgrade_refused, bound, location, upstream }, stage)
+    }
+
+    async fn run<X: Exchange>(&self, mut plan: Plan, exchange: &mut X) {
+        let decision = plan.record.decision;
+        if let Some(delay) = decision.delay {
+            plan.record.flags.insert(ResponseFlags::DELAY_INJECTED);
+            if exchange.pause(plan.record.started + delay).await.is_err() {
+                return;
+            }
+        }
+        if let Some(abort) = decision.abort {
+            return self.abort(&mut plan.record, abort, exchange).await;
+        }
+        if plan.is_upgrade_refused {
+            return self.answer(&mut plan.record, &local::UPGRADE_REFUSED, exchange).await;
+        }
+        match decision.outcome {
+            Outcome::Forward { .. } | Outcome::Passthrough => match plan.bound.take() {
+                Some(bound) => self.forward(&mut plan, bound, exchange).await,
+                None => self.answer(&mut plan.record, &local::NO_CLUSTER, exchange).await,
+            },
+            Outcome::Redirect | Outcome::HttpsRedirect => self.redirect(&mut plan, exchange).await,
+            Outcome::DirectResponse => self.direct_response(&mut plan.record, exchange).await,
+            Outcome::NoRoute => self.answer(&mut plan.record, &local::NO_ROUTE, exchange).await,
+            Outcome::Reject { status } => {
+                let local = Local { status, ..local::BLOCKED };
+                self.answer(&mut plan.record, &local, exchange).await;
+            }
+        }
+    }
+
+    fn refused(&self, status: u16, why: &'static str, sent_bytes: u64) {
+        self.worker.shard.count(Counter::Malformed);
+        let decision =
+            Decision { outcome: Outcome::Reject { status }, host: None, route: None, delay: None, abort: None };
+        let mut record = Record::new(
+            self.worker.clone(),
+            self.caller.clone(),
+            self.outlet(),
+            decision,
+            Note::none(),
+            self.peer,
+            "-",
+            false,
+        );
+        record.local(&Local { status, details: why, ..local::BAD_REQUEST });
+        record.finish(Transfer { received: 0, sent: sent_bytes, end: crate::exchange::End::Complete });
+    }
+
+    fn is_draining(&self) -> bool {
+        self.worker.is_draining()
+    }
+}
+
+impl HttpPath {
+    /// What `%...%` in header values may ask for.
+    fn facts(&self) -> Facts<'_> {
+        Facts {
+            downstream_remote: Some(self.peer.remote),
+            downstream_local: Some(self.peer.dialled),
+            start: Some(self.worker.unix_time()),
+            hostname: &self.worker.hostname,
+        }
+    }
+
+    /// What a proxy adds for the upstream, whatever the rules say (semantics section 11).
+    fn proxy_headers(&self, head: &impl RequestView, request_id: &[u8], edits: &mut Edits) {
+        // The application's own are never believed.
+        for name in [
+            "x-envoy-upstream-rq-timeout-ms",
+            "x-envoy-upstream-rq-per-try-timeout-ms",
+            "x-envoy-retry-on",
+            "x-envoy-max-retries",
+            "x-envoy-expected-rq-timeout-ms",
+        ] {
+            if head.header(name).is_some() {
+                edits.remove(name);
+            }
+        }
+        match self.target {
+            Target::Address(_) => {
+                if head.header("x-request-id").is_none() {
+                    edits.set("x-request-id", request_id);
+                }
+                if head.header("x-forwarded-proto").is_none() {
+                    edits.set("x-forwarded-proto", head.scheme().as_bytes());
+                }
+            }
+            Target::GatewayPort(_) => {
+                // The edge: what the client says about itself is not believed.
+                edits.set("x-request-id", request_id);
+                edits.set("x-forwarded-proto", head.scheme().as_bytes());
+                edits.remove("x-forwarded-client-cert");
+                let peer = self.peer.remote.ip().to_canonical().to_string();
+                edits.set("x-envoy-external-address", peer.as_bytes());
+                edits.set("x-forwarded-for", forwarded_for(head, &peer).as_bytes());
+            }
+        }
+    }
+
+    /// Forwards, with retries.
+    async fn forward<X: Exchange>(&self, plan: &mut Plan, bound: Rc<Bound>, exchange: &mut X) {
+        let cluster = bound.cluster.clone();
+        let record = &mut plan.record;
+        record.towards(bound.clone(), None);
+        match &cluster.availability {
+            Availability::Known => {}
+            Availability::Missing(_) => return self.answer(record, &local::NO_CLUSTER, exchange).await,
+            Availability::Refused(_) => return self.answer(record, &local::CLUSTER_REFUSED, exchange).await,
+        }
+        let outlet = record.outlet().clone();
+        let route = record.decision.route.and_then(|index| outlet.http().route(index));
+        let limits = Limits {
+            per_try: route.and_then(|route| route.retries.per_try_timeout),
+            route: route.and_then(|route| route.timeout),
+        };
+        let pool = &cluster.policy.connection_pool;
+        let Some(_active) = permit(&bound.neighbour.gauges, |gauges| &gauges.requests, pool.max_requests) else {
+            return self.answer(record, &local::OVERFLOW, exchange).await;
+        };
+        let mut tries = Tries { left: route.map_or(0, |route| route.retries.attempts), ..Tries::default() };
+        loop {
+            let outcome = self.attempt(plan, &bound, route, limits, &mut tries, exchange).await;
+            let record = &mut plan.record;
+            match outcome {
+                Attempt::Relay => {
+                    let transfer = exchange.relay(limits).await;
+                    return plan.record.finish(transfer);
+                }
+                Attempt::ClientGone => return,
+                Attempt::Stale => {}
+                Attempt::Retry => {
+                    self.worker.shard.count(Counter::Retries);
+                    if self.back_off(route, &mut tries, limits, exchange).await.is_err() {
+                        return;
+                    }
+                }
+                Attempt::Failed(failure) => {
+                    if tries.made > 1 && tries.is_exhausted {
+                        record.flags.insert(ResponseFlags::UPSTREAM_RETRY_LIMIT_EXCEEDED);
+                    }
+                    return self.answer(record, &failure, exchange).await;
+                }
+            }
+        }
+    }
+
+    /// One try: pick, connect, send, wait for a head.
+    async fn attempt<X: Exchange>(
+        &self,
+        plan: &mut Plan,
+        bound: &Rc<Bound>,
+        route: Option<&Route>,
+        limits: Limits,
+        tries: &mut Tries,
+        exchange: &mut X,
+    ) -> Attempt {
+        let endpoint = match tries.same_endpoint.take() {
+            Some(endpoint) => Some(endpoint),
+            None => {
+                let avoid: &[usize] = match route {
+                    Some(route) if route.retries.ignore_previous_hosts => &tries.endpoints,
+                    _ => &[],
+                };
+                bound.pick(avoid, &mut *self.worker.rng.borrow_mut())
+            }
+        };
+        let Some(endpoint) = endpoint else {
+            return Attempt::Failed(local::NO_HEALTHY_UPSTREAM);
+        };
+        let Some(pool) = bound.pools.get(endpoint).cloned() else {
+            return Attempt::Failed(local::NO_HEALTHY_UPSTREAM);
+        };
+        plan.record.towards(bound.clone(), Some(endpoint));
+        if !tries.is_stale_repeat {
+            tries.made += 1;
+        }
+        // In a cluster of one there is nobody else to send a retry to, and nothing to remember.
+        if tries.left > 0 && bound.pools.len() > 1 {
+            tries.endpoints.push(endpoint);
+        }
+        let settings = &bound.cluster.policy.connection_pool;
+        let fresh = std::mem::take(&mut tries.is_stale_repeat);
+        let connected = match plan.upstream {
+            UpstreamProtocol::Http1 => pool.http1(settings, fresh).await.map(Upstream::Http1),
+            UpstreamProtocol::Http2 => pool.http2(settings).await.map(Upstream::Http2),
+        };
+        let upstream = match connected {
+            Ok(upstream) => upstream,
+            Err(error) => {
+                let (local, outcome) = match error {
+                    ConnectError::Overflow => return Attempt::Failed(local::OVERFLOW),
+                    ConnectError::Failed(_) => (local::CONNECT_FAILED, TryOutcome::ConnectFailure),
+                    ConnectError::TimedOut => (local::CONNECT_TIMED_OUT, TryOutcome::ConnectFailure),
+                };
+                return self.failed(bound, route, tries, exchange, local, outcome);
+            }
+        };
+        let _busy = Busy::new(&pool);
+        let sent = Instant::now();
+        let may_retry = tries.left > 0;
+        let mut judge = Response { facts: self.facts(), plan, route, may_retry, sent, wanted_retry: false };
+        let result = exchange.attempt(upstream, tries.made, limits, &mut judge).await;
+        let wanted_retry = judge.wanted_retry;
+        let (local, outcome) = match result {
+            Ok(Verdict::Relay) => {
+                if wanted_retry && tries.made > 1 {
+                    plan.record.flags.insert(ResponseFlags::UPSTREAM_RETRY_LIMIT_EXCEEDED);
+                }
+                return Attempt::Relay;
+            }
+            Ok(Verdict::Retry) => return self.take_retry(bound, tries).map_or(
+                // The budget is spent, and the response is gone: say what it was.
+                Attempt::Failed(local::OVERFLOW),
+                |()| Attempt::Retry,
+            ),
+            Err(AttemptError::ClientGone) => return Attempt::ClientGone,
+            Err(AttemptError::ClientProtocol) => return Attempt::Failed(local::BAD_REQUEST),
+            Err(AttemptError::Reset { reused: true, .. }) if plan.is_idempotent && exchange.is_replayable() => {
+                self.worker.shard.count(Counter::UpstreamStale);
+                tries.is_stale_repeat = true;
+                tries.same_endpoint = Some(endpoint);
+                return Attempt::Stale;
+            }
+            Err(AttemptError::Reset { refused: true, .. }) => (local::REFUSED_STREAM, TryOutcome::RefusedStream),
+            Err(AttemptError::Reset { .. }) => (local::RESET, TryOutcome::Reset { request_sent: true }),
+            Err(AttemptError::UpstreamProtocol) => (local::UPSTREAM_PROTOCOL, TryOutcome::Reset { request_sent: true }),
+            Err(AttemptError::Timeout(Limit::Route)) => return Attempt::Failed(local::TIMED_OUT),
+            Err(AttemptError::Timeout(Limit::PerTry)) => (local::PER_TRY_TIMED_OUT, TryOutcome::PerTryTimeout),
+        };
+        self.failed(bound, route, tries, exchange, local, outcome)
+    }
+
+    /// What a failed try means: another one, or the answer.
+    fn failed<X: Exchange>(
+        &self,
+        bound: &Rc<Bound>,
+        route: Option<&Route>,
+        tries: &mut Tries,
+        exchange: &X,
+        local: Local,
+        outcome: TryOutcome,
+    ) -> Attempt {
+        let retriable = route.is_some_and(|route| route.retries.should_retry(&outcome));
+        if !retriable {
+            return Attempt::Failed(local);
+        }
+        if tries.left == 0 {
+            tries.is_exhausted = true;
+            return Attempt::Failed(local);
+        }
+        if exchange.is_replayable() && self.take_retry(bound, tries).is_some() {
+            return Attempt::Retry;
+        }
+        Attempt::Failed(local)
+    }
+
+    /// Takes one retry from the request's and the cluster's budget.
+    fn take_retry(&self, bound: &Bound, tries: &mut Tries) -> Option<()> {
+        let max = bound.cluster.policy.connection_pool.max_retries;
+        if tries.permit.is_none() {
+            tries.permit = permit(&bound.neighbour.gauges, |gauges| &gauges.retries, max);
+        }
+        if tries.permit.is_none() {
+            self.worker.shard.count(Counter::RetriesOverflowed);
+            return None;
+        }
+        tries.left = tries.left.checked_sub(1)?;
+        Some(())
+    }
+
+    async fn back_off<X: Exchange>(
+        &self,
+        route: Option<&Route>,
+        tries: &mut Tries,
+        limits: Limits,
+        exchange: &mut X,
+    ) -> Result<(), ClientGone> {
+        let Some(route) = route else { return Ok(()) };
+        let wait = route.retries.back_off.delay(tries.made, &mut *self.worker.rng.borrow_mut());
+        let mut until = Instant::now() + wait;
+        if let (Some(limit), Some(ended)) = (limits.route, exchange.request_ended()) {
+            until = until.min(ended + limit);
+        }
+        exchange.pause(until).await
+    }
+
+    /// Sends a response of our own.
+    async fn answer<X: Exchange>(&self, record: &mut Record, local: &Local, exchange: &mut X) {
+        record.local(local);
+        let mut edits = Edits::default();
+        if local.overloaded {
+            edits.set("x-envoy-overloaded", b"true");
+        }
+        self.reply(record, edits, local.status, local.body.as_bytes(), exchange).await;
+    }
+
+    /// `edits` are lines of ours; the rule's response header operations come after them, a gRPC mapping last.
+    async fn reply<X: Exchange>(&self, record: &mut Record, mut edits: Edits, status: u16, body: &[u8], exchange: &mut X) {
+        let outlet = record.outlet().clone();
+        let own = OwnHead { status };
+        route::response_edits(outlet.http(), &record.decision, Some(&own), &self.facts(), &mut edits);
+        let reply = if record.is_grpc && !(300..400).contains(&status) {
+            let GrpcStatus(grpc) = GrpcStatus::of_http(status);
+            record.grpc_status = Some(grpc);
+            record.status = 200;
+            local::grpc_edits(&mut edits, grpc, &String::from_utf8_lossy(body));
+            LocalReply { status: 200, edits: &edits, body: b"" }
+        } else {
+            LocalReply { status, edits: &edits, body }
+        };
+        let transfer = exchange.answer(&reply).await;
+        record.finish(transfer);
+    }
+
+    async fn abort<X: Exchange>(&self, record: &mut Record, abort: Abort, exchange: &mut X) {
+        let status = match abort {
+            Abort::Http(status) => status,
+            Abort::Grpc(_) => 200,
+        };
+        record.local(&Local {
+            status,
+            flags: ResponseFlags::FAULT_INJECTED,
+            details: "fault_filter_abort",
+            body: local::FAULT_BODY,
+            overloaded: false,
+        });
+        let Abort::Grpc(code) = abort else {
+            return self.reply(record, Edits::default(), status, local::FAULT_BODY.as_bytes(), exchange).await;
+        };
+        let mut edits = Edits::default();
+        let outlet = record.outlet().clone();
+        let own = OwnHead { status };
+        route::response_edits(outlet.http(), &record.decision, Some(&own), &self.facts(), &mut edits);
+        record.grpc_status = Some(code);
+        local::grpc_edits(&mut edits, code, local::FAULT_BODY);
+        let transfer = exchange.answer(&LocalReply { status: 200, edits: &edits, body: b"" }).await;
+        record.finish(transfer);
+    }
+
+    async fn redirect<X: Exchange>(&self, plan: &mut Plan, exchange: &mut X) {
+        let (status, location) = plan.location.take().unwrap_or((500, Vec::new()));
+        let record = &mut plan.record;
+        record.local(&Local { status, details: "direct_response", ..local::BLOCKED });
+        let mut edits = Edits::default();
+        edits.set("location", &location);
+        self.reply(record, edits, status, b"", exchange).await;
+    }
+
+    async fn direct_response<X: Exchange>(&self, record: &mut Record, exchange: &mut X) {
+        let outlet = record.outlet().clone();
+        let (status, body) = route::direct_response(outlet.http(), &record.decision).unwrap_or((500, b""));
+        record.local(&Local { status, details: "direct_response", ..local::BLOCKED });
+        self.reply(record, Edits::default(), status, body, exchange).await;
+    }
+}
+
+/// How a try ended.
+enum Attempt {
+    /// There is a response for the client.
+    Relay,
+    /// Try again after a back-off.
+    Retry,
+    /// A pooled connection was stale: try again at once, on a new one; it does not count.
+    Stale,
+    /// Answer with this.
+    Failed(Local),
+    /// Nobody is left to answer.
+    ClientGone,
+}
+
+#[derive(Default)]
+struct Tries {
+    /// Attempts made.
+    made: u32,
+    /// Retries left.
+    left: u32,
+    /// A retry was due and none was left.
+    is_exhausted: bool,
+    /// The endpoints tried.
+    endpoints: Vec<usize>,
+    is_stale_repeat: bool,
+    same_endpoint: Option<usize>,
+    /// One unit of the cluster's concurrent retries.
+    permit: Option<crate::live::Permit>,
+}
+
+/// Counts a request as in progress at an endpoint.
+struct Busy<'a>(&'a crate::live::EndpointPool);
+
+impl<'a> Busy<'a> {
+    fn new(pool: &'a crate::live::EndpointPool) -> Self {
+        pool.active.set(pool.active.get() + 1);
+        Self(pool)
+    }
+}
+
+impl Drop for Busy<'_> {
+    fn drop(&mut self) {
+        self.0.active.set(self.0.active.get().saturating_sub(1));
+    }
+}
+
+/// Judges response heads.
+struct Response<'a> {
+    facts: Facts<'a>,
+    plan: &'a mut Plan,
+    route: Option<&'a Route>,
+    may_retry: bool,
+    sent: Instant,
+    /// The policy would have tried again.
+    wanted_retry: bool,
+}
+
+impl Judge for Response<'_> {
+    fn judge(&mut self, head: &impl ResponseView, is_replayable: bool, edits: &mut Edits) -> Verdict {
+        let grpc_status = head.header("grpc-status").and_then(number);
+        let outcome = TryOutcome::response(head);
+        self.wanted_retry = self.route.is_some_and(|route| route.retries.should_retry(&outcome));
+        if self.wanted_retry && self.may_retry && is_replayable {
+            return Verdict::Retry;
+        }
+        let record = &mut self.plan.record;
+        record.status = head.status();
+        record.grpc_status = grpc_status;
+        record.details = "via_upstream";
+        let time = self.sent.elapsed();
+        record.upstream_time = Some(time);
+        let outlet = record.outlet();
+        route::response_edits(outlet.http(), &record.decision, Some(head), &self.facts, edits);
+        if head.header("x-envoy-upstream-service-time").is_none() {
+            let mut text = itoa(time.as_millis() as u64);
+            edits.add("x-envoy-upstream-service-time", text.digits());
+        }
+        Verdict::Relay
+    }
+}
+
+/// The head of a response of our own, for the rule's header operations.
+struct OwnHead {
+    status: u16,
+}
+
+impl ResponseView for OwnHead {
+    fn status(&self) -> u16 {
+        self.status
+    }
+
+    fn header_lines<'a>(&'a self, _name: &str) -> impl Iterator<Item = &'a [u8]> {
+        std::iter::empty()
+    }
+}
+
+/// Decimal digits on the stack.
+struct Digits {
+    bytes: [u8; 20],
+    start: usize,
+}
+
+impl Digits {
+    fn digits(&mut self) -> &[u8] {
+        &self.bytes[self.start..]
+    }
+}
+
+fn itoa(mut value: u64) -> Digits {
+    let mut digits = Digits { bytes: [0; 20], start: 20 };
+    loop {
+        digits.start -= 1;
+        digits.bytes[digits.start] = b'0' + (value % 10) as u8;
+        value /= 10;
+        if value == 0 {
+            return digits;
+        }
+    }
+}
+
+fn number(text: &[u8]) -> Option<u32> {
+    std::str::from_utf8(text).ok()?.parse().ok()
+}
+
+fn upstream_protocol(cluster: &Cluster, client: HttpVersion) -> UpstreamProtocol {
+    if !cluster.use_client_protocol {
+        return cluster.protocol;
+    }
+    match client {
+        HttpVersion::Http1 => UpstreamProtocol::Http1,
+        HttpVersion::Http2 => UpstreamProtocol::Http2,
+    }
+}
+
+fn forwarded_for(head: &impl RequestView, peer: &str) -> String {
+    let mut list = String::new();
+    for line in head.header_lines("x-forwarded-for") {
+        list.push_str(&String::from_utf8_lossy(line));
+        list.push(',');
+    }
+    list.push_str(peer);
+    list
+}
