@@ -14,6 +14,8 @@ pub struct Edits {
     authority: Option<Span>,
     dropped: Vec<Span>,
     lines: Vec<Line>,
+    /// See [`Edits::take_scratch`].
+    scratch: Vec<u8>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -95,6 +97,17 @@ impl Edits {
             }
         }
         self.lines.push(Line { name, value });
+    }
+
+    /// Lends memory for composing a value that reads these edits; empty. Given back, it is used again.
+    pub fn take_scratch(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.scratch)
+    }
+
+    /// Takes back what [`Edits::take_scratch`] lent.
+    pub fn give_scratch(&mut self, mut scratch: Vec<u8>) {
+        scratch.clear();
+        self.scratch = scratch;
     }
 
     /// Leaves out the received lines of the header, and takes back those added here before.

@@ -8,9 +8,17 @@
 #![forbid(unsafe_code)]
 
 pub mod api;
+pub mod balance;
 pub mod capture;
+pub mod client;
+pub mod cluster;
 pub mod diagnostic;
 pub mod edits;
+pub mod host;
 pub mod inputs;
 pub mod inventory;
+pub mod path;
+pub mod policy;
+pub mod route;
+pub mod snapshot;
 pub mod view;

@@ -1,0 +1,40 @@
+//! What becomes of a request: from its head to a decision, and from a decision to the heads that go on.
+//!
+//! ```text
+//!   HttpTable (one client, one dialled address)          RequestView
+//!        │  host ─▶ virtual host ─▶ first route that matches ─▶ weight, fault draws
+//!        ▼
+//!   Decision ─▶ request_edits · response_edits · redirect · direct_response
+//! ```
+//!
+//! Tables are built by `Snapshot::outbound` and `Snapshot::gateway`; nothing here knows resources, clients or addresses.
+//! Deciding allocates nothing but for oddities (several lines of a header that Envoy joins). Rules: istio-semantics section 2.
+
+mod decide;
+mod edits;
+mod format;
+mod headers;
+mod matching;
+mod observer;
+mod re2;
+mod redirect;
+mod retry;
+mod rewrite;
+mod table;
+mod tcp;
+
+pub use decide::{Decision, Outcome, decide};
+pub use edits::{direct_response, redirect, request_edits, response_edits};
+pub use format::{Facts, FormatError, FormatString};
+pub use headers::{HeaderEdits, HeaderOps};
+pub use matching::{Condition, RouteMatch, StringCondition, Subject};
+pub use observer::{Event, HostChoice, Observer};
+pub use re2::RegexError;
+pub use redirect::{PathRedirect, Redirect};
+pub use retry::{BackOff, GrpcStatus, RetryCondition, RetryOn, RetryPolicy, TryOutcome};
+pub use rewrite::{PathRewrite, RegexRewrite, Rewrite};
+pub use table::{
+    Abort, Action, Cors, DirectResponse, Fault, FaultAbort, FaultDelay, HttpTable, HttpTableBuilder, Mirror,
+    NoHost, Percent, Route, RouteIndex, RuleRef, VirtualHost, WeightedDestination,
+};
+pub use tcp::{TcpAction, TcpDecision, TcpRoute, TcpTable, decide_tcp};

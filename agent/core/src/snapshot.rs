@@ -1,0 +1,162 @@
+//! The snapshot: all that is known about the mesh at one moment, immutable, and what it means for each client.
+//!
+//! `compile` resolves names, endpoints and rules once. What depends on the client (visibility, source conditions, which
+//! DestinationRule applies) is settled when a client first uses an address: [`Snapshot::outbound`] gives everything a
+//! connection can need as plain tables, which the proxy keeps per client and address until the generation changes.
+//!
+//! Which service a connection means is DESIGN D8: the *dialled address* names the service; a Host chooses only among
+//! ServiceEntries without addresses, ExternalName aliases of the dialled service, and hosts that only a VirtualService knows.
+
+mod clusters;
+mod gateway;
+mod mesh;
+mod outbound;
+mod routes;
+mod service;
+mod visibility;
+
+use std::collections::{BTreeSet, HashMap};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use crate::capture::Capture;
+use crate::client::Client;
+use crate::cluster::ServiceRef;
+use crate::inventory::Protocol;
+use crate::route::{HttpTable, TcpTable};
+
+pub(crate) use clusters::{CompiledDestinationRule, CompiledSubset, DestinationRules, SourcedPolicy};
+pub(crate) use gateway::{CompiledGateway, CompiledServer, ServerHost};
+pub(crate) use mesh::Mesh;
+pub(crate) use routes::{
+    Body, CompiledRule, CompiledTcpRule, CompiledTlsRule, CompiledVirtualService, Entry, EntryAction,
+    L4Entry, Leg, MESH, MirrorLeg, RedirectPort, StaticMatch,
+};
+pub use service::{Service, ServiceKind, ServicePort};
+pub(crate) use visibility::{EgressHost, EgressListener, Scope, Visibility};
+
+/// Everything known at one moment. Cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub struct Snapshot {
+    generation: u64,
+    state: Arc<State>,
+}
+
+/// What `compile` fills in.
+#[derive(Debug, Default)]
+pub(crate) struct State {
+    pub(crate) mesh: Mesh,
+    /// By host, then namespace.
+    pub(crate) services: Vec<Arc<Service>>,
+    /// Host in lower case to positions in `services`, best first.
+    pub(crate) by_host: HashMap<Box<str>, Vec<u32>>,
+    /// Dialled address to position in `services` and in its ports.
+    pub(crate) by_address: HashMap<(IpAddr, u16), Vec<(u32, u16)>>,
+    /// Ports claimed on any address: ServiceEntries without addresses, hosts that only a VirtualService knows.
+    pub(crate) claimed_ports: BTreeSet<u16>,
+    /// Oldest first.
+    pub(crate) virtual_services: Vec<Arc<CompiledVirtualService>>,
+    pub(crate) destination_rules: DestinationRules,
+    /// Oldest first.
+    pub(crate) gateways: Vec<Arc<CompiledGateway>>,
+    pub(crate) scopes: Vec<Scope>,
+}
+
+/// Everything a connection of one client to one address can need.
+#[derive(Debug, Clone)]
+pub struct Outbound {
+    /// Of the snapshot it was made from.
+    pub generation: u64,
+    /// The address it is for.
+    pub dialled: SocketAddr,
+    /// What is spoken: [`Protocol::Auto`] if the first bytes have to tell. HTTP goes by `http`, all else by `tcp`.
+    pub protocol: Protocol,
+    /// The dialled service; `None` if the address belongs to none.
+    pub service: Option<Arc<ServiceRef>>,
+    /// For requests.
+    pub http: HttpTable,
+    /// For connections that carry no HTTP.
+    pub tcp: TcpTable,
+}
+
+/// A port that a gateway listens on.
+#[derive(Debug, Clone)]
+pub struct GatewayPort {
+    /// The port number of the Gateway's servers.
+    pub port: u16,
+    /// The servers that make it up.
+    pub servers: Vec<GatewayServer>,
+    /// For requests; 404 for hosts that no server or VirtualService has.
+    pub http: HttpTable,
+}
+
+/// A server of a Gateway.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GatewayServer {
+    /// Namespace of the Gateway.
+    pub namespace: Arc<str>,
+    /// Name of the Gateway.
+    pub gateway: Arc<str>,
+    /// Position in `spec.servers`.
+    pub index: u32,
+    /// The name of its port.
+    pub port_name: Arc<str>,
+    /// As declared.
+    pub protocol: Protocol,
+    /// As written.
+    pub hosts: Vec<Arc<str>>,
+}
+
+impl Snapshot {
+    pub(crate) fn new(state: State) -> Self {
+        Self { generation: 0, state: Arc::new(state) }
+    }
+
+    /// Counts up with every change; 0 until the one writer sets it.
+    pub fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// The same snapshot as generation `generation`.
+    #[must_use]
+    pub fn with_generation(self, generation: u64) -> Self {
+        Self { generation, ..self }
+    }
+
+    /// The destinations the kernel must bring to the proxy: TCP service addresses of all families (cluster IPs, endpoints of
+    /// headless services by service port, ServiceEntry addresses), and ports claimed on any address. In order, each once.
+    pub fn captures(&self) -> impl Iterator<Item = Capture> + use<> {
+        let addresses =
+            self.state.by_address.keys().map(|&(address, port)| Capture::Address { address, port });
+        let ports = self.state.captured_ports().into_iter().map(Capture::Port);
+        let all: BTreeSet<Capture> = addresses.chain(ports).collect();
+        all.into_iter()
+    }
+
+    /// All services, by host and namespace.
+    pub fn services(&self) -> &[Arc<Service>] {
+        &self.state.services
+    }
+
+    /// The service that has the address, if any.
+    pub fn service_at(&self, dialled: SocketAddr) -> Option<(&Arc<Service>, &ServicePort)> {
+        let found = self.state.by_address.get(&(dialled.ip().to_canonical(), dialled.port()))?;
+        let &(service, port) = found.first()?;
+        let service = self.state.services.get(service as usize)?;
+        Some((service, service.ports.get(usize::from(port))?))
+    }
+
+    /// What a connection of `client` to `dialled` means. An address nobody knows passes through (ALLOW_ANY) or is refused
+    /// (REGISTRY_ONLY). Total: any client and address have an answer.
+    pub fn outbound(&self, client: &Client, dialled: SocketAddr) -> Arc<Outbound> {
+        Arc::new(outbound::outbound(&self.state, self.generation, client, dialled))
+    }
+
+    /// The plain-HTTP ports that a gateway workload serves: of all Gateways whose selector finds `client.labels`, ascending.
+    pub fn gateway(&self, client: &Client) -> Vec<GatewayPort> {
+        gateway::ports(&self.state, client)
+    }
+}
+
+#[cfg(test)]
+mod tests;

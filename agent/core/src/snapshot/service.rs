@@ -1,0 +1,92 @@
+//! Services as routing sees them, whichever registry they come from.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use super::visibility::Visibility;
+use crate::cluster::{Discovery, Endpoint, ExcludedEndpoint, ServiceRef};
+use crate::host::{Cidr, HostKey};
+use crate::inventory::Protocol;
+
+/// Something clients can call.
+#[derive(Debug)]
+pub struct Service {
+    /// FQDN, or a ServiceEntry's host (which may be a wildcard).
+    pub host: Arc<str>,
+    /// The Kubernetes name; of a ServiceEntry its host.
+    pub name: Arc<str>,
+    /// Namespace.
+    pub namespace: Arc<str>,
+    /// Where it comes from.
+    pub kind: ServiceKind,
+    /// Cluster IPs, or the addresses of a ServiceEntry, all families.
+    pub addresses: Vec<IpAddr>,
+    /// Ranges of a ServiceEntry.
+    pub ranges: Vec<Cidr>,
+    /// TCP ports.
+    pub ports: Vec<ServicePort>,
+    /// `MESH_EXTERNAL`.
+    pub is_external: bool,
+    pub(crate) key: HostKey,
+    pub(crate) visibility: Visibility,
+}
+
+/// See [`Service::kind`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ServiceKind {
+    /// A Kubernetes Service with cluster IPs.
+    ClusterIp,
+    /// A Kubernetes Service whose clients dial the endpoints.
+    Headless,
+    /// An alias of a DNS name.
+    ExternalName(Arc<str>),
+    /// A ServiceEntry.
+    ServiceEntry,
+}
+
+/// A port of a service with what is behind it.
+#[derive(Debug)]
+pub struct ServicePort {
+    /// Its name, may be empty.
+    pub name: Arc<str>,
+    /// The port clients dial.
+    pub number: u16,
+    /// What is spoken.
+    pub protocol: Protocol,
+    /// Where the endpoints come from.
+    pub discovery: Discovery,
+    /// Those that may be used.
+    pub endpoints: Arc<[Endpoint]>,
+    /// Those that may not, and why.
+    pub excluded: Arc<[ExcludedEndpoint]>,
+    /// As logs and metrics name it.
+    pub service: Arc<ServiceRef>,
+}
+
+impl Service {
+    /// The port `number`.
+    pub fn port(&self, number: u16) -> Option<&ServicePort> {
+        self.ports.iter().find(|port| port.number == number)
+    }
+
+    /// Whether clients find it by Host or SNI only.
+    pub fn is_without_address(&self) -> bool {
+        self.kind == ServiceKind::ServiceEntry && self.addresses.is_empty() && self.ranges.is_empty()
+    }
+
+    /// The hosts that clients of `namespace` may call it by (istio-semantics section 1).
+    pub(crate) fn names(&self, namespace: &str) -> Vec<HostKey> {
+        let mut names = vec![self.key.clone()];
+        if matches!(self.kind, ServiceKind::ServiceEntry) {
+            return names;
+        }
+        let (name, own) = (&self.name, &self.namespace);
+        let mut push = |text: String| names.push(HostKey::parse(&text));
+        push(format!("{name}.{own}"));
+        push(format!("{name}.{own}.svc"));
+        if **own == *namespace {
+            push(name.to_string());
+        }
+        names
+    }
+}
