@@ -14,6 +14,8 @@
 
 use std::time::Duration;
 
+use undermesh_core::path::Normalization;
+
 mod alarm;
 mod answer;
 mod connection;
@@ -28,6 +30,8 @@ mod receive;
 mod relay;
 pub mod request;
 pub mod response;
+#[cfg(test)]
+mod split;
 mod tunnel;
 
 pub use connection::serve;
@@ -41,6 +45,8 @@ pub struct Settings {
     pub scheme: &'static str,
     /// Whether `x-forwarded-proto` of the client decides the scheme: true in the mesh, where it is the application's own.
     pub trusts_forwarded_proto: bool,
+    /// How paths are normalised before anything looks at them.
+    pub normalization: Normalization,
     /// How long a connection may wait between two requests. Envoy: `idle_timeout`, default 1 h.
     pub idle_timeout: Duration,
     /// How long a head may take once its first byte has come. Envoy: `request_headers_timeout` (off there; a slow head
@@ -56,6 +62,7 @@ impl Default for Settings {
         Self {
             scheme: "http",
             trusts_forwarded_proto: true,
+            normalization: Normalization::default(),
             idle_timeout: Duration::from_secs(3600),
             head_timeout: Duration::from_secs(60),
             linger: Duration::from_secs(1),

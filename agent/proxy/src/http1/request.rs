@@ -6,6 +6,7 @@
 use std::borrow::Cow;
 
 use undermesh_core::edits::Edits;
+use undermesh_core::path::Normalization;
 use undermesh_core::view::{HttpVersion, RequestView};
 
 use super::Settings;
@@ -79,6 +80,7 @@ impl<'s, 'b> RequestHead<'s, 'b> {
             return Err(Refusal::new(405, "connect is not for a proxy of this kind"));
         }
         let (target, absolute) = split_target(method, target)?;
+        let target = normalize(target, settings.normalization)?;
 
         let headers: &'s [httparse::Header<'b>] = request.headers;
         let (mut host, mut upgrade, mut forwarded_proto) = (None, None, None);
@@ -306,6 +308,17 @@ fn split_target<'b>(method: &str, target: &'b str) -> Result<(Cow<'b, str>, Opti
     Ok((path, Some(authority)))
 }
 
+/// What routing and the upstream get to see of a target.
+fn normalize(target: Cow<'_, str>, normalization: Normalization) -> Result<Cow<'_, str>, Refusal> {
+    let malformed = |_| Refusal::new(400, "malformed path");
+    match target {
+        Cow::Borrowed(target) => normalization.apply(target).map_err(malformed),
+        Cow::Owned(target) => {
+            normalization.apply(&target).map(|target| Cow::Owned(target.into_owned())).map_err(malformed)
+        }
+    }
+}
+
 /// What a `Host` may look like; user information, lists and paths in it have only ever served to deceive.
 fn checked_authority(value: &[u8]) -> Option<&str> {
     let is_bad = |byte: &u8| *byte <= b' ' || *byte >= 0x7f || b"/@,?#\\\"<>".contains(byte);
@@ -313,4 +326,129 @@ fn checked_authority(value: &[u8]) -> Option<&str> {
         return None;
     }
     std::str::from_utf8(value).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn with_head<T>(text: &str, look: impl FnOnce(&RequestHead<'_, '_>) -> T) -> T {
+        let mut slots = Slots::new();
+        let head = RequestHead::parse(text.as_bytes(), &mut slots, &Settings::default()).unwrap().unwrap();
+        look(&head)
+    }
+
+    fn written(text: &str, edits: &Edits) -> String {
+        let mut out = Vec::new();
+        with_head(text, |head| head.write(edits, &mut out));
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn a_head_without_edits_is_passed_on_as_it_came() {
+        let text = "GET /a?b HTTP/1.1\r\nHost: x\r\nX-A:  1\r\nCookie: c\r\nX-B:2\r\n\r\n";
+        let want = format!("{}x-envoy-attempt-count: 1\r\n\r\n", &text[..text.len() - 2]);
+        assert_eq!(written(text, &Edits::default()), want);
+    }
+
+    #[test]
+    fn edits_change_target_host_and_lines_in_one_pass() {
+        let mut edits = Edits::default();
+        edits.set_target("/new");
+        edits.set_authority("other:81");
+        edits.set("x-set", b"2");
+        edits.remove("x-gone");
+        edits.add("x-added", b"3");
+        let text = "GET /old HTTP/1.1\r\nX-First: 1\r\nHost: x\r\nX-Set: 1\r\nX-Gone: 1\r\nX-Last: 1\r\n\r\n";
+        assert_eq!(
+            written(text, &edits),
+            "GET /new HTTP/1.1\r\nhost: other:81\r\nX-First: 1\r\nX-Last: 1\r\nx-set: 2\r\nx-added: 3\r\n\
+             x-envoy-attempt-count: 1\r\n\r\n"
+        );
+    }
+
+    #[test]
+    fn no_edit_touches_the_framing() {
+        let mut edits = Edits::default();
+        edits.remove("content-length");
+        edits.remove("host");
+        for name in
+            ["content-length", "transfer-encoding", "connection", "upgrade", "te", "host", "keep-alive"]
+        {
+            edits.add(name, b"7");
+        }
+        let text = "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\n";
+        assert_eq!(
+            written(text, &edits),
+            "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nx-envoy-attempt-count: 1\r\n\r\n"
+        );
+    }
+
+    #[test]
+    fn repeated_lengths_are_sent_as_one() {
+        let text = "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nX: y\r\nContent-Length: 5, 5\r\n\r\n";
+        assert_eq!(
+            written(text, &Edits::default()),
+            "POST / HTTP/1.1\r\nHost: x\r\nX: y\r\ncontent-length: 5\r\nx-envoy-attempt-count: 1\r\n\r\n"
+        );
+    }
+
+    #[test]
+    fn routing_sees_the_path_that_is_sent_on() {
+        let text = "GET /a/%2e%2e/%61dmin?x=%61 HTTP/1.1\r\nHost: x\r\n\r\n";
+        assert_eq!(with_head(text, |head| RequestView::target(head).to_owned()), "/admin?x=%61");
+        assert!(written(text, &Edits::default()).starts_with("GET /admin?x=%61 HTTP/1.1\r\n"));
+    }
+
+    #[test]
+    fn the_view_reads_lines_as_received_but_for_those_of_this_hop() {
+        let text = "GET / HTTP/1.1\r\nHost: x:80\r\nEditor: admin\r\nConnection: x-mine\r\nX-Mine: 1\r\n\
+                    editor:  second \r\nX-Forwarded-Proto: https\r\n\r\n";
+        with_head(text, |head| {
+            let lines: Vec<_> = head.header_lines("editor").collect();
+            assert_eq!(lines, [b"admin".as_slice(), b"second"]);
+            assert_eq!(head.header("x-mine"), None);
+            assert_eq!((head.authority(), head.scheme()), ("x:80", "https"));
+        });
+    }
+
+    #[test]
+    fn an_untrusted_forwarded_proto_is_not_believed() {
+        let settings = Settings { trusts_forwarded_proto: false, ..Settings::default() };
+        let text = b"GET / HTTP/1.1\r\nHost: x\r\nX-Forwarded-Proto: https\r\n\r\n";
+        let mut slots = Slots::new();
+        let head = RequestHead::parse(text, &mut slots, &settings).unwrap().unwrap();
+        assert_eq!(head.scheme(), "http");
+    }
+
+    #[test]
+    fn only_a_whole_upgrade_request_is_one() {
+        let cases = [
+            ("Connection: Upgrade\r\nUpgrade: websocket\r\n", Some("websocket")),
+            ("Upgrade: websocket\r\n", None),
+            ("Connection: upgrade\r\n", None),
+            ("Connection: upgrade\r\nUpgrade: websocket\r\nContent-Length: 1\r\n", None),
+            ("Connection: upgrade\r\nUpgrade: websocket\r\nTransfer-Encoding: chunked\r\n", None),
+            ("Connection: upgrade\r\nUpgrade: websocket\r\nUpgrade: other\r\n", None),
+            ("Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: A\r\n", None),
+        ];
+        for (lines, want) in cases {
+            let text = format!("GET / HTTP/1.1\r\nHost: x\r\n{lines}\r\n");
+            assert_eq!(
+                with_head(&text, |head| head.upgrade().map(str::to_owned)).as_deref(),
+                want,
+                "{lines}"
+            );
+            let has_line = written(&text, &Edits::default()).contains("upgrade: ");
+            assert_eq!(has_line, want.is_some(), "{lines}");
+        }
+    }
+
+    #[test]
+    fn the_wish_for_trailers_is_passed_on_as_our_own() {
+        let text = "GET / HTTP/1.1\r\nHost: x\r\nTE: deflate, trailers\r\nConnection: te\r\n\r\n";
+        assert!(written(text, &Edits::default()).contains("\r\nconnection: te\r\nte: trailers\r\n"));
+        let text = "GET / HTTP/1.1\r\nHost: x\r\nTE: deflate\r\n\r\n";
+        assert!(!written(text, &Edits::default()).to_lowercase().contains("\r\nte:"));
+    }
 }

@@ -160,7 +160,7 @@ impl<'s, 'b> ResponseHead<'s, 'b> {
         }
         match self.hop.content_length {
             Some(length) if self.hop.length_repeated && !self.is_bare() => {
-                writer.number("content-length", length)
+                writer.number("content-length", length);
             }
             _ => {}
         }
@@ -181,5 +181,90 @@ impl ResponseView for ResponseHead<'_, '_> {
 
     fn header_lines<'a>(&'a self, name: &str) -> impl Iterator<Item = &'a [u8]> {
         self.lines.values(name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn written(text: &str, edits: &Edits, close: bool) -> String {
+        let mut slots = Slots::new();
+        let asked = Asked { head: false, upgrade: true };
+        let head = ResponseHead::parse(text.as_bytes(), &mut slots, asked).unwrap().unwrap();
+        let mut out = Vec::new();
+        head.write(edits, close, &mut out);
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn edits_and_the_end_of_the_connection_are_written_in_one_pass() {
+        let mut edits = Edits::default();
+        edits.set("server", b"istio-envoy");
+        edits.add("connection", b"keep-alive");
+        assert_eq!(
+            written("HTTP/1.1 200 Fine\r\nServer: x\r\nContent-Length: 2\r\nX: y\r\n\r\n", &edits, true),
+            "HTTP/1.1 200 Fine\r\nContent-Length: 2\r\nX: y\r\nconnection: close\r\nserver: istio-envoy\r\n\r\n"
+        );
+    }
+
+    #[test]
+    fn heads_that_must_not_frame_a_body_do_not() {
+        let edits = Edits::default();
+        let text = "HTTP/1.1 204 No Content\r\nContent-Length: 5\r\nX: y\r\n\r\n";
+        assert_eq!(written(text, &edits, false), "HTTP/1.1 204 No Content\r\nX: y\r\n\r\n");
+        let text = "HTTP/1.1 304 Not Modified\r\nContent-Length: 5\r\n\r\n";
+        assert_eq!(written(text, &edits, false), text, "here it describes what GET would have sent");
+    }
+
+    #[test]
+    fn the_framing_follows_status_and_method() {
+        let framing = |text: &str, head| {
+            let mut slots = Slots::new();
+            let asked = Asked { head, upgrade: true };
+            ResponseHead::parse(text.as_bytes(), &mut slots, asked).unwrap().unwrap().framing()
+        };
+        let length = "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n";
+        assert_eq!(framing(length, false), Framing::Length(5));
+        assert_eq!(framing(length, true), Framing::None);
+        assert_eq!(
+            framing("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", false),
+            Framing::chunked()
+        );
+        assert_eq!(framing("HTTP/1.1 200 OK\r\n\r\n", false), Framing::Close);
+        assert_eq!(framing("HTTP/1.1 304 No\r\nContent-Length: 5\r\n\r\n", false), Framing::None);
+        assert_eq!(framing("HTTP/1.1 101 Go\r\nContent-Length: 5\r\n\r\n", false), Framing::Close);
+    }
+
+    #[test]
+    fn an_upstream_is_kept_only_if_both_would_keep_it() {
+        let keeps = |text: &str| {
+            let mut slots = Slots::new();
+            ResponseHead::parse(text.as_bytes(), &mut slots, Asked::default()).unwrap().unwrap().keeps_alive()
+        };
+        assert!(keeps("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"));
+        assert!(!keeps("HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"));
+        assert!(!keeps("HTTP/1.0 200 OK\r\nContent-Length: 0\r\n\r\n"));
+        assert!(keeps("HTTP/1.0 200 OK\r\nContent-Length: 0\r\nConnection: keep-alive\r\n\r\n"));
+        assert!(!keeps("HTTP/1.1 200 OK\r\n\r\n"));
+    }
+
+    #[test]
+    fn ambiguous_heads_are_refused() {
+        let cases = [
+            "HTTP/1.1 200 OK\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n",
+            "HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nX: a\r\n folded\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nX : a\r\n\r\n",
+            "HTTP/1.1 101 Go\r\n\r\n",
+            "HTTP/1.1 099 No\r\n\r\n",
+            "HTTP/2 200 OK\r\n\r\n",
+            "ICY 200 OK\r\n\r\n",
+        ];
+        for text in cases {
+            let mut slots = Slots::new();
+            assert!(ResponseHead::parse(text.as_bytes(), &mut slots, Asked::default()).is_err(), "{text}");
+        }
     }
 }

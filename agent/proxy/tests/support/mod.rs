@@ -1,6 +1,12 @@
 //! What the tests of the HTTP/1.1 engine share: the engine behind a real socket, a request path that sends everything to
 //! one upstream, and a client that speaks raw bytes.
-#![allow(dead_code, reason = "each test binary uses its own part")]
+#![allow(
+    dead_code,
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "shared by test binaries, each of which uses its own part; what fails here fails the test"
+)]
 
 pub mod upstream;
 
