@@ -57,7 +57,9 @@ fn parse(mut bytes: &[u8]) -> Parsed {
             break;
         }
         match acceptor.accept() {
-            Ok(Some(accepted)) => return Parsed::Name(accepted.client_hello().server_name().map(str::to_owned)),
+            Ok(Some(accepted)) => {
+                return Parsed::Name(accepted.client_hello().server_name().map(str::to_owned));
+            }
             Ok(None) => {}
             Err(_) => return Parsed::Name(None),
         }
@@ -72,7 +74,8 @@ mod tests {
     /// A ClientHello with the server name `a.example.com`.
     fn client_hello() -> Vec<u8> {
         let name = b"a.example.com";
-        let mut sni = vec![0, 0, 0, (name.len() + 5) as u8, 0, (name.len() + 3) as u8, 0, 0, name.len() as u8];
+        let mut sni =
+            vec![0, 0, 0, (name.len() + 5) as u8, 0, (name.len() + 3) as u8, 0, 0, name.len() as u8];
         sni.extend(name);
         let versions = [0, 43, 0, 3, 2, 3, 4];
         let schemes = [0, 13, 0, 4, 0, 2, 4, 3];

@@ -94,7 +94,8 @@ impl Connections {
 
     /// Wakes every connection: those that wait for a request end.
     pub(crate) fn drain(&self) {
-        let wakers: Vec<_> = self.open.borrow().values().filter_map(|info| info.waker.borrow().clone()).collect();
+        let wakers: Vec<_> =
+            self.open.borrow().values().filter_map(|info| info.waker.borrow().clone()).collect();
         for waker in wakers {
             waker.wake();
         }

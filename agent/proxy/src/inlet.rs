@@ -37,7 +37,8 @@ pub struct OwnNamespace;
 
 impl Sockets for OwnNamespace {
     fn stream(&self, domain: Domain) -> io::Result<Socket> {
-        let socket = Socket::new(domain, socket2::Type::STREAM.nonblocking().cloexec(), Some(socket2::Protocol::TCP))?;
+        let socket =
+            Socket::new(domain, socket2::Type::STREAM.nonblocking().cloexec(), Some(socket2::Protocol::TCP))?;
         Ok(socket)
     }
 }

@@ -1,14 +1,40 @@
-//! `undermesh-proxy`: the data path.
+//! `undermesh-proxy`: the data path: accept → origin → sniff → route → pick → connect → forward → record.
+//!
+//! ```text
+//!   listener     accept; where was it going?; which worker takes it
+//!   connection   which protocol ── http1 · http2 · opaque
+//!   request      the life of a request, once for all codecs (`exchange` is the seam)
+//!   outlet       tables of a snapshot bound to live state
+//!   live, pool   connections to endpoints and their limits
+//!   record       access log and metrics, exactly once
+//! ```
+//!
+//! What it needs from its surroundings (where a captured socket was going; sockets in a pod's network namespace) are the
+//! small traits of [`inlet`]; it knows neither the kernel half nor Kubernetes.
 #![forbid(unsafe_code)]
 
 pub mod access_log;
 pub mod buffer;
 mod client_hello;
+mod connection;
 pub mod exchange;
 pub mod flags;
 pub mod http1;
 pub mod http2;
+pub mod inlet;
+mod listener;
+mod live;
+mod local;
 pub mod metrics;
+mod opaque;
+mod outlet;
 pub mod pool;
+mod proxy;
+mod record;
+mod request;
 pub mod sniff;
 mod tunnel;
+mod worker;
+
+pub use connection::ConnectionRow;
+pub use proxy::{InletHandle, Proxy, Settings};

@@ -49,7 +49,9 @@ pub(crate) fn start(worker: &Rc<Worker>, listening: &Arc<Listening>) {
             TcpListener::from_std(listener)
         });
         match registered {
-            Ok(listener) => drop(tokio::task::spawn_local(accept(worker.clone(), listening.clone(), listener))),
+            Ok(listener) => {
+                drop(tokio::task::spawn_local(accept(worker.clone(), listening.clone(), listener)))
+            }
             Err(error) => {
                 listening.failed.store(true, Ordering::Relaxed);
                 tracing::warn!(inlet = %listening.inlet.name, %error, "cannot accept connections");
@@ -88,9 +90,11 @@ fn is_of_one_connection(error: &std::io::Error) -> bool {
 fn dispatch(worker: &Rc<Worker>, inlet: &Inlet, io: TcpStream, remote: std::net::SocketAddr) {
     let arrival = match &inlet.entrance {
         Entrance::Mesh(origins) => match origins.take(remote) {
-            Some(Origin { destination, caller }) => {
-                Arrival { caller, target: Target::Address(destination), peer: Peer { remote, dialled: destination } }
-            }
+            Some(Origin { destination, caller }) => Arrival {
+                caller,
+                target: Target::Address(destination),
+                peer: Peer { remote, dialled: destination },
+            },
             None => {
                 worker.shard.count(Counter::RefusedNoOrigin);
                 tracing::debug!(inlet = %inlet.name, %remote, "refused a connection to the listener itself");
@@ -99,7 +103,11 @@ fn dispatch(worker: &Rc<Worker>, inlet: &Inlet, io: TcpStream, remote: std::net:
         },
         Entrance::Gateway { caller, port } => {
             let dialled = crate::sniff::local_addr(&io).unwrap_or(remote);
-            Arrival { caller: caller.clone(), target: Target::GatewayPort(*port), peer: Peer { remote, dialled } }
+            Arrival {
+                caller: caller.clone(),
+                target: Target::GatewayPort(*port),
+                peer: Peer { remote, dialled },
+            }
         }
     };
     worker.shard.count(Counter::Accepted);

@@ -164,7 +164,10 @@ impl Neighbour {
     /// Another endpoint's idle connection gives way when the limit is met.
     fn close_one_idle(&self) -> bool {
         let pools: Vec<_> = self.endpoints.borrow().values().cloned().collect();
-        let oldest = pools.into_iter().filter_map(|pool| pool.oldest_idle().map(|since| (since, pool))).min_by_key(|(since, _)| *since);
+        let oldest = pools
+            .into_iter()
+            .filter_map(|pool| pool.oldest_idle().map(|since| (since, pool)))
+            .min_by_key(|(since, _)| *since);
         oldest.is_some_and(|(_, pool)| pool.close_oldest())
     }
 
@@ -249,7 +252,11 @@ struct Shared {
 
 impl EndpointPool {
     /// An HTTP/1.1 connection: an idle one unless `fresh`, else a new one.
-    pub(crate) async fn http1(self: &Rc<Self>, limits: &ConnectionPool, fresh: bool) -> Result<Lease, ConnectError> {
+    pub(crate) async fn http1(
+        self: &Rc<Self>,
+        limits: &ConnectionPool,
+        fresh: bool,
+    ) -> Result<Lease, ConnectError> {
         self.max_requests.set(limits.max_requests_per_connection);
         self.idle_timeout.set(limits.http_idle_timeout);
         if !fresh && let Some(idle) = self.take_idle() {
@@ -261,7 +268,10 @@ impl EndpointPool {
     }
 
     /// A connection for opaque bytes; counted until the guard goes.
-    pub(crate) async fn tcp(self: &Rc<Self>, limits: &ConnectionPool) -> Result<(TcpStream, Opened), ConnectError> {
+    pub(crate) async fn tcp(
+        self: &Rc<Self>,
+        limits: &ConnectionPool,
+    ) -> Result<(TcpStream, Opened), ConnectError> {
         let neighbour = &self.neighbour;
         // Opaque connections do not queue: over the limit they are closed (semantics 3.2).
         if neighbour.gauges.connections.load(Ordering::Relaxed) >= limits.max_connections {
@@ -272,13 +282,19 @@ impl EndpointPool {
     }
 
     /// A stream of the shared HTTP/2 connection, which is opened if there is none.
-    pub(crate) async fn http2(self: &Rc<Self>, limits: &ConnectionPool) -> Result<SendRequest<Bytes>, ConnectError> {
+    pub(crate) async fn http2(
+        self: &Rc<Self>,
+        limits: &ConnectionPool,
+    ) -> Result<SendRequest<Bytes>, ConnectError> {
         let mut shared = self.http2.lock().await;
         if let Some(open) = &mut *shared {
             let is_spent = open.served >= limits.max_requests_per_connection;
             let is_open = std::future::poll_fn(|context| {
                 // Pending means "no stream free just now": still a live connection.
-                std::task::Poll::Ready(!matches!(open.requests.poll_ready(context), std::task::Poll::Ready(Err(_))))
+                std::task::Poll::Ready(!matches!(
+                    open.requests.poll_ready(context),
+                    std::task::Poll::Ready(Err(_))
+                ))
             })
             .await;
             if is_open && !is_spent {
@@ -291,11 +307,14 @@ impl EndpointPool {
         let io = self.open(limits).await?;
         let opened = Opened(Some(self.clone()));
         let settings = crate::http2::ClientSettings {
-            keep_alive: limits.http2_keep_alive.map(|(interval, timeout)| crate::http2::KeepAlive { interval, timeout }),
+            keep_alive: limits
+                .http2_keep_alive
+                .map(|(interval, timeout)| crate::http2::KeepAlive { interval, timeout }),
             ..crate::http2::ClientSettings::default()
         };
-        let (requests, driver) =
-            crate::http2::connect(io, &settings).await.map_err(|_| ConnectError::Failed(io::ErrorKind::InvalidData))?;
+        let (requests, driver) = crate::http2::connect(io, &settings)
+            .await
+            .map_err(|_| ConnectError::Failed(io::ErrorKind::InvalidData))?;
         tokio::task::spawn_local(async move {
             // How it ended shows in the requests it carried.
             let _ = driver.await;
@@ -345,12 +364,10 @@ impl EndpointPool {
     fn sweep(&self, now: Instant) {
         let idle_timeout = self.idle_timeout.get();
         let before = self.idle.borrow().len();
-        self.idle
-            .borrow_mut()
-            .retain(|idle| {
-                let is_old = idle_timeout.is_some_and(|limit| now.saturating_duration_since(idle.since) >= limit);
-                !is_old && is_quiet(&idle.io)
-            });
+        self.idle.borrow_mut().retain(|idle| {
+            let is_old = idle_timeout.is_some_and(|limit| now.saturating_duration_since(idle.since) >= limit);
+            !is_old && is_quiet(&idle.io)
+        });
         for _ in self.idle.borrow().len()..before {
             self.gone();
         }

@@ -66,12 +66,8 @@ pub(crate) const UPSTREAM_PROTOCOL: Local = local(
     "upstream_reset_before_response_started{protocol_error}",
     "upstream connect error or disconnect/reset before headers. reset reason: protocol error",
 );
-pub(crate) const TIMED_OUT: Local = local(
-    504,
-    ResponseFlags::UPSTREAM_REQUEST_TIMEOUT,
-    "response_timeout",
-    "upstream request timeout",
-);
+pub(crate) const TIMED_OUT: Local =
+    local(504, ResponseFlags::UPSTREAM_REQUEST_TIMEOUT, "response_timeout", "upstream request timeout");
 pub(crate) const PER_TRY_TIMED_OUT: Local = local(
     504,
     ResponseFlags::UPSTREAM_REQUEST_TIMEOUT,
@@ -126,7 +122,8 @@ mod tests {
     fn a_grpc_answer_carries_status_and_message_in_its_head() {
         let mut edits = Edits::default();
         grpc_edits(&mut edits, 14, "50% gone\n");
-        let lines: Vec<_> = edits.lines().map(|(name, value)| (name, String::from_utf8_lossy(value).into_owned())).collect();
+        let lines: Vec<_> =
+            edits.lines().map(|(name, value)| (name, String::from_utf8_lossy(value).into_owned())).collect();
         assert_eq!(
             lines,
             [

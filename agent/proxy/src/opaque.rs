@@ -39,7 +39,10 @@ impl Early {
 
     /// The client turned out to speak HTTP: the connection waits in the pool for a request that goes there.
     pub(crate) fn keep_for_http(early: Option<Self>) {
-        let Some(Self { bound: Some(bound), endpoint: Some(endpoint), io: Ok((io, opened)), .. }) = early else { return };
+        let Some(Self { bound: Some(bound), endpoint: Some(endpoint), io: Ok((io, opened)), .. }) = early
+        else {
+            return;
+        };
         if let Some(pool) = bound.pools.get(endpoint) {
             opened.pass_on();
             pool.give_back(io, 0);
@@ -58,7 +61,8 @@ pub(crate) async fn connect(
     let Some(table) = outlet.tcp() else {
         return Early::failed(TcpDecision::Reject, None, ResponseFlags::NO_ROUTE_FOUND);
     };
-    let decision = decide_tcp(table, peer.dialled.ip().to_canonical(), server_name, &mut *worker.rng.borrow_mut());
+    let decision =
+        decide_tcp(table, peer.dialled.ip().to_canonical(), server_name, &mut *worker.rng.borrow_mut());
     let bound = match decision {
         TcpDecision::Forward { .. } => match table.forward(decision) {
             Some((_, destination)) => caller.bind(outlet, &destination.cluster),
@@ -69,13 +73,16 @@ pub(crate) async fn connect(
     };
     match bound.cluster.availability {
         Availability::Known => {}
-        Availability::Missing(_) => return Early::failed(decision, Some(bound), ResponseFlags::NO_CLUSTER_FOUND),
+        Availability::Missing(_) => {
+            return Early::failed(decision, Some(bound), ResponseFlags::NO_CLUSTER_FOUND);
+        }
         Availability::Refused(_) => {
             return Early::failed(decision, Some(bound), ResponseFlags::UPSTREAM_CONNECTION_FAILURE);
         }
     }
     let picked = bound.pick(&[], &mut *worker.rng.borrow_mut());
-    let Some((endpoint, pool)) = picked.and_then(|index| Some((index, bound.pools.get(index)?.clone()))) else {
+    let Some((endpoint, pool)) = picked.and_then(|index| Some((index, bound.pools.get(index)?.clone())))
+    else {
         return Early::failed(decision, Some(bound), ResponseFlags::NO_HEALTHY_UPSTREAM);
     };
     let io = pool.tcp(&bound.cluster.policy.connection_pool).await.map_err(|error| match error {
@@ -167,8 +174,10 @@ impl TcpRecord<'_> {
     }
 
     fn render_labels(&self) -> String {
-        let workload =
-            self.endpoint().and_then(|(bound, index)| bound.cluster.endpoints.get(index)).map(|endpoint| &*endpoint.workload);
+        let workload = self
+            .endpoint()
+            .and_then(|(bound, index)| bound.cluster.endpoints.get(index))
+            .map(|endpoint| &*endpoint.workload);
         let mut out = format!("reporter=\"source\",{},", self.caller.source_labels);
         out.push_str(&workload_labels("destination", workload, true));
         push_service(&mut out, self.early.bound.as_ref().map(|bound| &*bound.cluster));

@@ -38,7 +38,10 @@ pub(crate) enum Target {
 
 /// Limits of all clients towards all clusters, counted across workers.
 #[derive(Default)]
-pub(crate) struct GaugeRegistry(Mutex<HashMap<(Arc<str>, ClusterKey), Arc<Gauges>>>);
+pub(crate) struct GaugeRegistry(Mutex<HashMap<GaugeKey, Arc<Gauges>>>);
+
+/// A client and a cluster.
+type GaugeKey = (Arc<str>, ClusterKey);
 
 impl GaugeRegistry {
     fn of(&self, caller: &Arc<str>, cluster: &ClusterKey) -> Arc<Gauges> {
@@ -101,9 +104,8 @@ impl LocalCaller {
             }
             (Discovery::OriginalDestination, Target::Address(dialled)) => vec![neighbour.endpoint(dialled)],
             // A gateway's client dialled the gateway; names are not resolved here (compile says so).
-            (Discovery::OriginalDestination, Target::GatewayPort(_)) | (Discovery::Dns(_) | Discovery::DynamicDns(_), _) => {
-                Vec::new()
-            }
+            (Discovery::OriginalDestination, Target::GatewayPort(_))
+            | (Discovery::Dns(_) | Discovery::DynamicDns(_), _) => Vec::new(),
         };
         let bound = Rc::new(Bound { cluster: cluster.clone(), neighbour, pools });
         outlet.bound.borrow_mut().push(bound.clone());
@@ -124,7 +126,8 @@ impl LocalCaller {
     /// connections.
     pub(crate) fn sweep(&self, now: Instant, generation: u64) {
         self.outlets.borrow_mut().retain(|_, outlet| outlet.generation == generation);
-        let neighbours: Vec<_> = self.neighbours.borrow().iter().map(|(key, one)| (key.clone(), one.clone())).collect();
+        let neighbours: Vec<_> =
+            self.neighbours.borrow().iter().map(|(key, one)| (key.clone(), one.clone())).collect();
         for (key, neighbour) in neighbours {
             let is_empty = !neighbour.sweep(now);
             // Ours and the map's.
@@ -167,11 +170,12 @@ impl Outlet {
     fn new(target: Target, snapshot: &Snapshot, caller: &Caller) -> Self {
         let tables = match target {
             Target::Address(address) => Tables::Mesh(snapshot.outbound(&caller.client, address)),
-            Target::GatewayPort(port) => snapshot
-                .gateway(&caller.client)
-                .into_iter()
-                .find(|server| server.port == port)
-                .map_or_else(|| Tables::Closed(HttpTable::empty(port, undermesh_core::route::NoHost::NotFound)), Tables::Gateway),
+            Target::GatewayPort(port) => {
+                snapshot.gateway(&caller.client).into_iter().find(|server| server.port == port).map_or_else(
+                    || Tables::Closed(HttpTable::empty(port, undermesh_core::route::NoHost::NotFound)),
+                    Tables::Gateway,
+                )
+            }
         };
         Self {
             target,

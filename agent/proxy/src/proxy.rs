@@ -91,7 +91,9 @@ impl Proxy {
                     .build_local(tokio::runtime::LocalOptions::default());
                 // A local runtime cannot move between threads: each makes its own, this one proves that it can be had.
                 drop(runtime?);
-                std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || run(index, shared, queue))
+                std::thread::Builder::new()
+                    .name(format!("worker-{index}"))
+                    .spawn(move || run(index, shared, queue))
             })
             .collect::<io::Result<_>>()?;
         Ok(Self { peers, threads, draining, next: AtomicUsize::new(0) })
@@ -103,7 +105,8 @@ impl Proxy {
         let failed = Arc::new(AtomicBool::new(false));
         let listening = Arc::new(Listening { inlet, closed: is_closed, failed: failed.clone() });
         let index = self.next.fetch_add(1, Ordering::Relaxed) % self.peers.len().max(1);
-        let sent = self.peers.get(index).is_some_and(|peer| peer.commands.send(Command::Listen(listening)).is_ok());
+        let sent =
+            self.peers.get(index).is_some_and(|peer| peer.commands.send(Command::Listen(listening)).is_ok());
         if !sent {
             failed.store(true, Ordering::Relaxed);
         }

@@ -144,8 +144,12 @@ impl Drop for Record {
         }
         let (received, sent) = self.transfer.map_or((0, 0), |transfer| (transfer.received, transfer.sent));
         let worker = &self.worker;
-        let outcome =
-            Outcome { status: self.status, flags: self.flags, grpc_status: self.grpc_status, is_grpc: self.is_grpc };
+        let outcome = Outcome {
+            status: self.status,
+            flags: self.flags,
+            grpc_status: self.grpc_status,
+            is_grpc: self.is_grpc,
+        };
         let pool = self.cluster.as_ref().zip(self.endpoint).and_then(|(bound, index)| bound.pools.get(index));
         let series = match (pool, &self.cluster) {
             (Some(pool), _) => &pool.series,
@@ -190,7 +194,8 @@ impl Record {
     /// Istio's labels, rendered once for each new series.
     fn labels(&self, outcome: Outcome) -> String {
         let endpoint = self.cluster.as_ref().zip(self.endpoint);
-        let workload = endpoint.and_then(|(bound, index)| bound.cluster.endpoints.get(index)).map(|one| &*one.workload);
+        let workload =
+            endpoint.and_then(|(bound, index)| bound.cluster.endpoints.get(index)).map(|one| &*one.workload);
         let mut out = format!("reporter=\"source\",{},", self.caller.source_labels);
         out.push_str(&workload_labels("destination", workload, true));
         push_service(&mut out, self.cluster.as_ref().map(|bound| &*bound.cluster));
@@ -211,8 +216,9 @@ impl Record {
 pub(crate) fn push_service(out: &mut String, cluster: Option<&Cluster>) {
     let service = cluster.and_then(|cluster| cluster.service.as_deref());
     let fallback = cluster.map_or("unknown", |cluster| &*cluster.key.host);
-    let (host, name, namespace) = service
-        .map_or((fallback, fallback, "unknown"), |service| (&*service.host, &*service.name, &*service.namespace));
+    let (host, name, namespace) = service.map_or((fallback, fallback, "unknown"), |service| {
+        (&*service.host, &*service.name, &*service.namespace)
+    });
     // Writing to a String cannot fail.
     let _ = write!(
         out,

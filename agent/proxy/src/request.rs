@@ -20,8 +20,8 @@ use undermesh_core::view::{HttpVersion, RequestView, ResponseView};
 
 use crate::access_log::Note;
 use crate::exchange::{
-    AttemptError, ClientGone, Exchange, Judge, Limit, Limits, LocalReply, RequestMeta, RequestPath, Stage, Transfer,
-    Verdict,
+    AttemptError, ClientGone, Exchange, Judge, Limit, Limits, LocalReply, RequestMeta, RequestPath, Stage,
+    Transfer, Verdict,
 };
 use crate::flags::ResponseFlags;
 use crate::live::{ConnectError, permit};
@@ -107,7 +107,8 @@ impl RequestPath for HttpPath {
             head.authority().as_bytes(),
         ]);
         let bound = self.destination(&outlet, &decision);
-        let is_upgrade_refused = meta.upgrade.is_some_and(|protocol| !protocol.eq_ignore_ascii_case("websocket"));
+        let is_upgrade_refused =
+            meta.upgrade.is_some_and(|protocol| !protocol.eq_ignore_ascii_case("websocket"));
         let will_forward = bound.is_some() && decision.abort.is_none() && !is_upgrade_refused;
         let mut location = None;
         if will_forward {
@@ -116,13 +117,15 @@ impl RequestPath for HttpPath {
             if let Some(timeout) = decision.route.and_then(|index| table.route(index)?.timeout) {
                 edits.set("x-envoy-expected-rq-timeout-ms", timeout.as_millis().to_string().as_bytes());
             }
-        } else if matches!(decision.outcome, Outcome::Redirect | Outcome::HttpsRedirect) && decision.abort.is_none() {
+        } else if matches!(decision.outcome, Outcome::Redirect | Outcome::HttpsRedirect)
+            && decision.abort.is_none()
+        {
             let mut text = Vec::new();
             location = route::redirect(table, &decision, head, &mut text).map(|code| (code, text));
         }
-        let upstream = bound.as_ref().map_or(UpstreamProtocol::Http1, |bound| {
-            upstream_protocol(&bound.cluster, head.version())
-        });
+        let upstream = bound
+            .as_ref()
+            .map_or(UpstreamProtocol::Http1, |bound| upstream_protocol(&bound.cluster, head.version()));
         let stage = match upstream {
             _ if !will_forward => Stage::Answer,
             UpstreamProtocol::Http1 => Stage::Http1,
@@ -177,8 +180,13 @@ impl RequestPath for HttpPath {
 
     fn refused(&self, status: u16, why: &'static str, sent_bytes: u64) {
         self.worker.shard.count(Counter::Malformed);
-        let decision =
-            Decision { outcome: Outcome::Reject { status }, host: None, route: None, delay: None, abort: None };
+        let decision = Decision {
+            outcome: Outcome::Reject { status },
+            host: None,
+            route: None,
+            delay: None,
+            abort: None,
+        };
         let mut record = Record::new(
             self.worker.clone(),
             self.caller.clone(),
@@ -261,7 +269,8 @@ impl HttpPath {
             route: route.and_then(|route| route.timeout),
         };
         let pool = &cluster.policy.connection_pool;
-        let Some(_active) = permit(&bound.neighbour.gauges, |gauges| &gauges.requests, pool.max_requests) else {
+        let Some(_active) = permit(&bound.neighbour.gauges, |gauges| &gauges.requests, pool.max_requests)
+        else {
             return self.answer(record, &local::OVERFLOW, exchange).await;
         };
         let mut tries = Tries { left: route.map_or(0, |route| route.retries.attempts), ..Tries::default() };
@@ -355,24 +364,34 @@ impl HttpPath {
                 }
                 return Attempt::Relay;
             }
-            Ok(Verdict::Retry) => return self.take_retry(bound, tries).map_or(
-                // The budget is spent, and the response is gone: say what it was.
-                Attempt::Failed(local::OVERFLOW),
-                |()| Attempt::Retry,
-            ),
+            Ok(Verdict::Retry) => {
+                return self.take_retry(bound, tries).map_or(
+                    // The budget is spent, and the response is gone: say what it was.
+                    Attempt::Failed(local::OVERFLOW),
+                    |()| Attempt::Retry,
+                );
+            }
             Err(AttemptError::ClientGone) => return Attempt::ClientGone,
             Err(AttemptError::ClientProtocol) => return Attempt::Failed(local::BAD_REQUEST),
-            Err(AttemptError::Reset { reused: true, .. }) if plan.is_idempotent && exchange.is_replayable() => {
+            Err(AttemptError::Reset { reused: true, .. })
+                if plan.is_idempotent && exchange.is_replayable() =>
+            {
                 self.worker.shard.count(Counter::UpstreamStale);
                 tries.is_stale_repeat = true;
                 tries.same_endpoint = Some(endpoint);
                 return Attempt::Stale;
             }
-            Err(AttemptError::Reset { refused: true, .. }) => (local::REFUSED_STREAM, TryOutcome::RefusedStream),
+            Err(AttemptError::Reset { refused: true, .. }) => {
+                (local::REFUSED_STREAM, TryOutcome::RefusedStream)
+            }
             Err(AttemptError::Reset { .. }) => (local::RESET, TryOutcome::Reset { request_sent: true }),
-            Err(AttemptError::UpstreamProtocol) => (local::UPSTREAM_PROTOCOL, TryOutcome::Reset { request_sent: true }),
+            Err(AttemptError::UpstreamProtocol) => {
+                (local::UPSTREAM_PROTOCOL, TryOutcome::Reset { request_sent: true })
+            }
             Err(AttemptError::Timeout(Limit::Route)) => return Attempt::Failed(local::TIMED_OUT),
-            Err(AttemptError::Timeout(Limit::PerTry)) => (local::PER_TRY_TIMED_OUT, TryOutcome::PerTryTimeout),
+            Err(AttemptError::Timeout(Limit::PerTry)) => {
+                (local::PER_TRY_TIMED_OUT, TryOutcome::PerTryTimeout)
+            }
         };
         self.failed(bound, route, tries, exchange, local, outcome)
     }
@@ -442,7 +461,14 @@ impl HttpPath {
     }
 
     /// `edits` are lines of ours; the rule's response header operations come after them, a gRPC mapping last.
-    async fn reply<X: Exchange>(&self, record: &mut Record, mut edits: Edits, status: u16, body: &[u8], exchange: &mut X) {
+    async fn reply<X: Exchange>(
+        &self,
+        record: &mut Record,
+        mut edits: Edits,
+        status: u16,
+        body: &[u8],
+        exchange: &mut X,
+    ) {
         let outlet = record.outlet().clone();
         let own = OwnHead { status };
         route::response_edits(outlet.http(), &record.decision, Some(&own), &self.facts(), &mut edits);
@@ -472,7 +498,9 @@ impl HttpPath {
             overloaded: false,
         });
         let Abort::Grpc(code) = abort else {
-            return self.reply(record, Edits::default(), status, local::FAULT_BODY.as_bytes(), exchange).await;
+            return self
+                .reply(record, Edits::default(), status, local::FAULT_BODY.as_bytes(), exchange)
+                .await;
         };
         let mut edits = Edits::default();
         let outlet = record.outlet().clone();

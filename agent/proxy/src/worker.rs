@@ -16,7 +16,7 @@ use undermesh_core::snapshot::Snapshot;
 
 use crate::access_log::AccessLog;
 use crate::buffer::BufferPool;
-use crate::connection::{self, Arrival, Connections, ConnectionRow};
+use crate::connection::{self, Arrival, ConnectionRow, Connections};
 use crate::inlet::Caller;
 use crate::listener;
 use crate::metrics::{Metrics, Shard};
@@ -93,10 +93,22 @@ impl Worker {
             hostname: settings.hostname.clone(),
             connections: Connections::default(),
             // In the mesh an application's own x-forwarded-proto is believed, at the edge nobody's.
-            http1_mesh: Rc::new(http1::Settings { trusts_forwarded_proto: true, ..http1::Settings::default() }),
-            http1_gateway: Rc::new(http1::Settings { trusts_forwarded_proto: false, ..http1::Settings::default() }),
-            http2_mesh: Rc::new(http2::ServerSettings { trusts_forwarded_proto: true, ..http2::ServerSettings::default() }),
-            http2_gateway: Rc::new(http2::ServerSettings { trusts_forwarded_proto: false, ..http2::ServerSettings::default() }),
+            http1_mesh: Rc::new(http1::Settings {
+                trusts_forwarded_proto: true,
+                ..http1::Settings::default()
+            }),
+            http1_gateway: Rc::new(http1::Settings {
+                trusts_forwarded_proto: false,
+                ..http1::Settings::default()
+            }),
+            http2_mesh: Rc::new(http2::ServerSettings {
+                trusts_forwarded_proto: true,
+                ..http2::ServerSettings::default()
+            }),
+            http2_gateway: Rc::new(http2::ServerSettings {
+                trusts_forwarded_proto: false,
+                ..http2::ServerSettings::default()
+            }),
             snapshot: RefCell::new(Cache::new(shared.snapshot.clone())),
             callers: RefCell::default(),
             started: Instant::now(),
