@@ -64,7 +64,7 @@ counters! {
     OriginInserted = "origin_inserted",
     /// sock_ops: the map of origins is full; the proxy will refuse the connection.
     OriginFull = "origin_full",
-    /// sock_ops: the connection closed before the proxy took its origin.
+    /// sock_ops: the connection was refused, timed out or aborted before the proxy took its origin.
     OriginDroppedOnClose = "origin_dropped_on_close",
     /// getpeername answered with the dialled address.
     Peername = "peername",
