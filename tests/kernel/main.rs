@@ -1,2 +1,3 @@
-//! Placeholder while the workspace is laid out.
-fn main() {}
+//! Tests that need root: real namespaces, real cgroups, the real kernel programs and the real agent binary.
+
+mod harness;

@@ -1,0 +1,144 @@
+//! A pod: what an application sees of its node.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use crate::cgroup;
+use crate::netns::NetNs;
+use crate::node::Node;
+use crate::process::{Finished, Process};
+
+/// A pod of a [`Node`]. Cheap to clone; the world owns what it stands for.
+#[derive(Debug, Clone)]
+pub struct Pod {
+    node: Node,
+    namespace: String,
+    name: String,
+    uid: String,
+    netns: NetNs,
+    addresses: [IpAddr; 2],
+    host_network: bool,
+}
+
+impl Pod {
+    pub(crate) fn create(
+        node: &Node,
+        namespace: &str,
+        name: &str,
+        netns: NetNs,
+        addresses: [IpAddr; 2],
+        host_network: bool,
+    ) -> anyhow::Result<Self> {
+        let pod = Self {
+            node: node.clone(),
+            namespace: namespace.to_owned(),
+            name: name.to_owned(),
+            uid: uid(&format!("{}/{namespace}/{name}", node.name())),
+            netns,
+            addresses,
+            host_network,
+        };
+        cgroup::create(&pod.container_cgroup())?;
+        Ok(pod)
+    }
+
+    /// Starts a process in the pod, as its container runtime would.
+    pub fn spawn(&self, name: &str, command: &Command) -> anyhow::Result<Process> {
+        self.node.start(
+            &self.netns,
+            &self.container_cgroup(),
+            &format!("{}.{}.{name}", self.namespace, self.name),
+            command,
+        )
+    }
+
+    /// Runs a process in the pod to its end; one that takes longer than `limit` is killed and an error.
+    pub fn run(&self, name: &str, command: &Command, limit: Duration) -> anyhow::Result<Finished> {
+        self.spawn(name, command)?.finish(limit)
+    }
+
+    /// The node it runs on.
+    pub fn node(&self) -> &Node {
+        &self.node
+    }
+
+    /// Its Kubernetes namespace.
+    pub fn namespace(&self) -> &str {
+        &self.namespace
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Its uid, in the form of a UUID; the same for the same node, namespace and name.
+    pub fn uid(&self) -> &str {
+        &self.uid
+    }
+
+    /// Its network namespace.
+    pub fn netns(&self) -> &NetNs {
+        &self.netns
+    }
+
+    /// Whether it shares the node's network namespace.
+    pub fn host_network(&self) -> bool {
+        self.host_network
+    }
+
+    /// Its addresses, IPv4 first.
+    pub fn addresses(&self) -> [IpAddr; 2] {
+        self.addresses
+    }
+
+    /// A port on its IPv4 address.
+    pub fn at(&self, port: u16) -> SocketAddr {
+        SocketAddr::new(self.addresses[0], port)
+    }
+
+    /// A port on its IPv6 address.
+    pub fn at_v6(&self, port: u16) -> SocketAddr {
+        SocketAddr::new(self.addresses[1], port)
+    }
+
+    /// Its cgroup, above those of its containers; laid out as the kubelet does for a best-effort pod.
+    pub fn cgroup(&self) -> PathBuf {
+        let kubepods: &Path = Path::new("kubepods/besteffort");
+        self.node.pods_cgroup().join(kubepods).join(format!("pod{}", self.uid))
+    }
+
+    fn container_cgroup(&self) -> PathBuf {
+        self.cgroup().join("main")
+    }
+}
+
+/// A stable UUID-shaped id of a name (FNV-1a, twice): manifests do not change from run to run.
+fn uid(name: &str) -> String {
+    let hash =
+        |seed: u64| name.bytes().fold(seed, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0000_0100_0000_01b3));
+    let (a, b) = (hash(0xcbf2_9ce4_8422_2325), hash(0x6c62_272e_07bb_0142));
+    format!(
+        "{:08x}-{:04x}-{:04x}-{:04x}-{:012x}",
+        a >> 32,
+        (a >> 16) & 0xffff,
+        a & 0xffff,
+        b >> 48,
+        b & 0xffff_ffff_ffff
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::uid;
+
+    #[test]
+    fn uids_have_the_shape_of_a_uuid_and_differ_by_name() {
+        let one = uid("n1/default/a");
+        assert_eq!(one.split('-').map(str::len).collect::<Vec<_>>(), [8, 4, 4, 4, 12]);
+        assert_eq!(one, uid("n1/default/a"));
+        assert_ne!(one, uid("n1/default/b"));
+    }
+}
