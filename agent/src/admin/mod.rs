@@ -1,0 +1,104 @@
+//! The admin server: what the CLI, scrapes and probes ask. On a thread and runtime of its own, so that a large dump delays
+//! no request, over a unix socket (everything) and optionally a TCP address (metrics and health only).
+
+pub mod client;
+mod dump;
+
+mod server;
+
+pub use dump::explain_all;
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+
+use anyhow::Context;
+use arc_swap::ArcSwap;
+use serde_json::Value;
+use tokio::sync::watch;
+use undermesh_core::client::Client;
+use undermesh_proxy::Proxy;
+use undermesh_proxy::access_log::Sink;
+use undermesh_redirect::Redirect;
+
+use crate::app::publish::Published;
+
+/// Where an agent listens unless told otherwise.
+pub const DEFAULT_SOCKET: &str = "/run/undermesh/admin.sock";
+
+/// What the process is.
+#[derive(Debug, Clone)]
+pub enum Role {
+    /// The daemon of a node.
+    Agent {
+        /// The node's name.
+        node: String,
+    },
+    /// A gateway.
+    Gateway {
+        /// As the rules see it.
+        client: Client,
+    },
+}
+
+/// What there is to ask about.
+pub struct State {
+    /// What the process is.
+    pub role: Role,
+    /// Configuration and snapshot.
+    pub published: Arc<Published>,
+    /// Traffic.
+    pub proxy: Arc<Proxy>,
+    /// The kernel half, on a node.
+    pub redirect: Option<Arc<Mutex<Redirect>>>,
+    /// Rows for `workloads`.
+    pub workloads: ArcSwap<Value>,
+    /// For lines the access log lost.
+    pub log_sink: Sink,
+}
+
+/// A running admin server.
+pub struct Admin {
+    state: Arc<State>,
+    end: watch::Sender<bool>,
+    thread: JoinHandle<()>,
+    socket: std::path::PathBuf,
+}
+
+impl Admin {
+    /// Starts to answer. A socket file that nobody answers at is replaced.
+    ///
+    /// # Errors
+    /// The socket or address cannot be listened on, or another agent answers at the socket.
+    pub fn start(socket: &Path, metrics: Option<SocketAddr>, state: State) -> anyhow::Result<Self> {
+        let listener = server::unix_listener(socket)?;
+        let metrics = metrics
+            .map(|address| {
+                std::net::TcpListener::bind(address).with_context(|| format!("the metrics address {address}"))
+            })
+            .transpose()?;
+        let state = Arc::new(state);
+        let (end, ended) = watch::channel(false);
+        let thread = std::thread::Builder::new().name("admin".to_owned()).spawn({
+            let state = state.clone();
+            move || server::run(listener, metrics, state, ended)
+        })?;
+        Ok(Self { state, end, thread, socket: socket.to_owned() })
+    }
+
+    /// What it answers from.
+    pub fn state(&self) -> &State {
+        &self.state
+    }
+
+    /// Ends it and removes the socket.
+    pub fn end(self) {
+        self.end.send_replace(true);
+        if self.thread.join().is_err() {
+            tracing::error!("the admin server panicked");
+        }
+        // It may be gone already.
+        let _ = std::fs::remove_file(&self.socket);
+    }
+}

@@ -1,0 +1,142 @@
+//! HTTP/1.1 on hyper: a path per question.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::{Context, bail};
+use bytes::Bytes;
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::watch;
+
+use super::{State, dump};
+
+/// A batch of requests to explain may be large; more than this is a mistake.
+const MAX_BODY: usize = 64 << 20;
+
+/// Listens at `path`, in place of a dead process's socket; only the owner may ask.
+pub(super) fn unix_listener(path: &Path) -> anyhow::Result<std::os::unix::net::UnixListener> {
+    if let Some(folder) = path.parent() {
+        std::fs::create_dir_all(folder).with_context(|| format!("the folder of the admin socket {}", path.display()))?;
+    }
+    if path.exists() {
+        if std::os::unix::net::UnixStream::connect(path).is_ok() {
+            bail!("another agent answers at {}; give this one another --admin-socket", path.display());
+        }
+        std::fs::remove_file(path).with_context(|| format!("the left-over admin socket {}", path.display()))?;
+    }
+    let listener = std::os::unix::net::UnixListener::bind(path)
+        .with_context(|| format!("the admin socket {}", path.display()))?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
+    listener.set_nonblocking(true)?;
+    Ok(listener)
+}
+
+/// Answers until `ended`.
+pub(super) fn run(
+    unix: std::os::unix::net::UnixListener,
+    metrics: Option<std::net::TcpListener>,
+    state: Arc<State>,
+    mut ended: watch::Receiver<bool>,
+) {
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return tracing::error!(%error, "the admin server could not start"),
+    };
+    runtime.block_on(async move {
+        let served = async {
+            let metrics = metrics.map(|listener| serve_metrics(listener, state.clone()));
+            tokio::try_join!(serve_unix(unix, state.clone()), async {
+                match metrics {
+                    Some(metrics) => metrics.await,
+                    None => Ok(()),
+                }
+            })
+        };
+        tokio::select! {
+            served = served => if let Err(error) = served {
+                tracing::error!(%error, "the admin server failed");
+            },
+            _ = ended.wait_for(|ended| *ended) => {}
+        }
+    });
+}
+
+async fn serve_unix(listener: std::os::unix::net::UnixListener, state: Arc<State>) -> std::io::Result<()> {
+    let listener = tokio::net::UnixListener::from_std(listener)?;
+    loop {
+        let (io, _) = listener.accept().await?;
+        tokio::spawn(connection(io, state.clone(), true));
+    }
+}
+
+async fn serve_metrics(listener: std::net::TcpListener, state: Arc<State>) -> std::io::Result<()> {
+    listener.set_nonblocking(true)?;
+    let listener = tokio::net::TcpListener::from_std(listener)?;
+    loop {
+        let (io, _): (_, SocketAddr) = listener.accept().await?;
+        tokio::spawn(connection(io, state.clone(), false));
+    }
+}
+
+async fn connection(io: impl AsyncRead + AsyncWrite + Unpin, state: Arc<State>, is_local: bool) {
+    let service = service_fn(|request| {
+        let state = state.clone();
+        async move { Ok::<_, Infallible>(answer(request, &state, is_local).await) }
+    });
+    let served = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(io), service).await;
+    if let Err(error) = served {
+        tracing::debug!(%error, "admin connection");
+    }
+}
+
+async fn answer(request: Request<Incoming>, state: &State, is_local: bool) -> Response<Full<Bytes>> {
+    let path = request.uri().path().to_owned();
+    let query = request.uri().query().unwrap_or_default().to_owned();
+    let json = |value: serde_json::Value| reply(StatusCode::OK, "application/json", value.to_string());
+    let text = |text: String| reply(StatusCode::OK, "text/plain; version=0.0.4", text);
+    match (request.method(), path.as_str()) {
+        (&Method::GET, "/metrics") => text(dump::metrics(state).await),
+        (&Method::GET, "/healthz/ready" | "/healthz/live") => text("ok\n".to_owned()),
+        _ if !is_local => reply(StatusCode::NOT_FOUND, "text/plain", "only /metrics and /healthz here\n".to_owned()),
+        (&Method::GET, "/status") => json(dump::status(state).await),
+        (&Method::GET, "/workloads") => json((**state.workloads.load()).clone()),
+        (&Method::GET, "/services") => json(dump::services(state)),
+        (&Method::GET, "/routes") => match dump::routes(state, &query) {
+            Ok(rows) => json(rows),
+            Err(why) => reply(StatusCode::BAD_REQUEST, "text/plain", why),
+        },
+        (&Method::GET, "/endpoints") => json(dump::endpoints(state)),
+        (&Method::GET, "/connections") => json(dump::connections(state).await),
+        (&Method::GET, "/diagnostics") => json(dump::diagnostics(state)),
+        (&Method::GET, "/bpf") => match dump::bpf(state) {
+            Ok(value) => json(value),
+            Err(why) => reply(StatusCode::NOT_FOUND, "text/plain", why),
+        },
+        (&Method::POST, "/explain") => {
+            let body = match Limited::new(request.into_body(), MAX_BODY).collect().await {
+                Ok(body) => body.to_bytes(),
+                Err(error) => return reply(StatusCode::BAD_REQUEST, "text/plain", error.to_string()),
+            };
+            match dump::explain(state, &body) {
+                Ok(value) => json(value),
+                Err(why) => reply(StatusCode::BAD_REQUEST, "text/plain", why),
+            }
+        }
+        _ => reply(StatusCode::NOT_FOUND, "text/plain", format!("{path}: no such question\n")),
+    }
+}
+
+fn reply(status: StatusCode, content_type: &'static str, body: String) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(Bytes::from(body)));
+    *response.status_mut() = status;
+    response.headers_mut().insert(http::header::CONTENT_TYPE, http::HeaderValue::from_static(content_type));
+    response
+}

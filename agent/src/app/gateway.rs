@@ -1,0 +1,174 @@
+//! The gateway role: the same proxy on the ports of the Gateways whose selector finds its labels.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use socket2::{Domain, Protocol, Socket, Type};
+use undermesh_core::client::Client;
+use undermesh_core::cluster::Workload;
+use undermesh_proxy::inlet::{Caller, Entrance, Inlet, OwnNamespace};
+use undermesh_proxy::{InletHandle, Proxy};
+
+use super::publish::Published;
+use super::{Common, finish};
+use crate::admin::{self, Admin, Role};
+use crate::shutdown;
+use crate::source::files::FilesSource;
+
+const BACKLOG: i32 = 4096;
+/// A port that is taken is tried again this often.
+const RETRY: Duration = Duration::from_secs(2);
+
+/// What a gateway is told.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// As for a node.
+    pub common: Common,
+    /// What the selector of a Gateway looks for.
+    pub labels: BTreeMap<String, String>,
+    /// The namespace of the gateway's workload.
+    pub namespace: String,
+    /// The name of the gateway's workload.
+    pub name: String,
+    /// Where to listen; every address of both families if not given.
+    pub bind: Option<IpAddr>,
+}
+
+/// Runs until SIGTERM or SIGINT.
+///
+/// # Errors
+/// It could not start; the message says what is missing.
+pub fn run(settings: Settings) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(serve(settings))
+}
+
+async fn serve(settings: Settings) -> anyhow::Result<()> {
+    let Settings { common, labels, namespace, name, bind } = settings;
+    let published = Arc::new(Published::new());
+    let (proxy, sink, writer) = common.proxy(&published)?;
+    let proxy = Arc::new(proxy);
+    let client = Client { workload: name.as_str().into(), ..Client::gateway(&namespace, labels.clone()) };
+    let caller = Arc::new(Caller {
+        id: format!("{namespace}/{name}").into(),
+        workload: Arc::new(Workload::new(&name, &namespace, &labels, "default", "")),
+        client: client.clone(),
+        sockets: Arc::new(OwnNamespace),
+    });
+    let mut ports = Ports { bind, caller, open: BTreeMap::new() };
+    let mut source = FilesSource::of(common.config.clone());
+    published.publish(source.load());
+    let mut failed = ports.follow(&wanted(&published, &client), &proxy);
+    let admin = Admin::start(
+        &common.admin_socket,
+        common.metrics_address,
+        admin::State {
+            role: Role::Gateway { client: client.clone() },
+            published: published.clone(),
+            proxy: proxy.clone(),
+            redirect: None,
+            workloads: arc_swap::ArcSwap::from_pointee(ports.rows()),
+            log_sink: sink.clone(),
+        },
+    )?;
+    tracing::info!(ports = ?ports.open.keys().collect::<Vec<_>>(), "ready");
+    let mut retry = tokio::time::interval(RETRY);
+    let end = shutdown::requested();
+    let mut end = std::pin::pin!(end);
+    loop {
+        tokio::select! {
+            signal = &mut end => {
+                tracing::info!(signal = signal?, "ending");
+                break;
+            }
+            () = source.changed() => {
+                published.publish(source.load());
+            }
+            _ = retry.tick(), if failed => {}
+        }
+        failed = ports.follow(&wanted(&published, &client), &proxy);
+        admin.state().workloads.store(Arc::new(ports.rows()));
+    }
+    admin.end();
+    drop(ports);
+    finish(proxy, sink, writer, common.drain);
+    Ok(())
+}
+
+fn wanted(published: &Published, client: &Client) -> BTreeSet<u16> {
+    published.snapshot.load().gateway(client).iter().map(|port| port.port).collect()
+}
+
+/// The ports that are served.
+struct Ports {
+    bind: Option<IpAddr>,
+    caller: Arc<Caller>,
+    open: BTreeMap<u16, Result<InletHandle, String>>,
+}
+
+impl Ports {
+    /// Opens and closes ports until they are `wanted`; answers whether one could not be opened.
+    fn follow(&mut self, wanted: &BTreeSet<u16>, proxy: &Proxy) -> bool {
+        self.open.retain(|port, _| wanted.contains(port));
+        for &port in wanted {
+            let before = match self.open.get(&port) {
+                Some(Ok(inlet)) if !inlet.has_failed() => continue,
+                Some(Err(error)) => Some(error.clone()),
+                Some(Ok(_)) | None => None,
+            };
+            let opened = self.listen(port).map(|listeners| {
+                proxy.open(Inlet {
+                    name: format!("gateway port {port}").into(),
+                    listeners,
+                    entrance: Entrance::Gateway { caller: self.caller.clone(), port },
+                })
+            });
+            let opened = opened.map_err(|error| format!("cannot listen on port {port}: {error}"));
+            match &opened {
+                Ok(_) => tracing::info!(port, "serving"),
+                Err(error) if before.as_ref() != Some(error) => tracing::error!("{error}"),
+                Err(_) => {}
+            }
+            self.open.insert(port, opened);
+        }
+        self.open.values().any(Result::is_err)
+    }
+
+    fn listen(&self, port: u16) -> std::io::Result<Vec<TcpListener>> {
+        if let Some(bind) = self.bind {
+            return Ok(vec![listener(SocketAddr::new(bind, port))?]);
+        }
+        let v4 = listener(SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), port))?;
+        // A machine without IPv6 is served on IPv4 alone.
+        let v6 = listener(SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), port)).ok();
+        Ok([v4].into_iter().chain(v6).collect())
+    }
+
+    fn rows(&self) -> Value {
+        let row = |(port, state): (&u16, &Result<InletHandle, String>)| {
+            json!({
+                "pod": &*self.caller.id,
+                "state": "gateway",
+                "port": port,
+                "capture": if state.is_ok() { "listening" } else { "failed" },
+                "reason": state.as_ref().err(),
+                "labels": self.caller.client.labels,
+            })
+        };
+        self.open.iter().map(row).collect()
+    }
+}
+
+fn listener(address: SocketAddr) -> std::io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking().cloexec(), Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    if address.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}

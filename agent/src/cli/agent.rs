@@ -1,0 +1,110 @@
+//! `undermesh agent`
+
+use std::net::SocketAddr;
+use std::num::NonZeroU16;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::ValueEnum;
+use undermesh_proxy::access_log::Format;
+
+use super::Answer;
+use crate::app::{self, Common, capture};
+
+/// The node daemon.
+///
+/// Reads its configuration from a folder of the YAML that kubectl takes (Service, Pod, Namespace, the Istio kinds, ...) and
+/// follows changes within a second. Pods of this node are captured if they or their namespace carry the label
+/// istio.io/dataplane-mode: undermesh; the annotations undermesh.io/netns or undermesh.io/cgroup say where they are.
+///
+/// Needs CAP_BPF, CAP_NET_ADMIN and CAP_SYS_ADMIN (network namespaces), cgroup2 and a kernel with BTF.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  undermesh agent --config /etc/undermesh --node n1
+  undermesh agent --config ./deploy/examples --cgroup /sys/fs/cgroup/kubepods.slice --access-log off")]
+pub(super) struct Args {
+    #[command(flatten)]
+    common: CommonArgs,
+    /// This node's name: pods with this spec.nodeName are captured. Default: the host name.
+    #[arg(long, env = "NODE_NAME", value_name = "NAME")]
+    node: Option<String>,
+    /// The cgroup at which to attach: the root of the pods' part of cgroup2. Default: kubepods below the cgroup2 mount,
+    /// else the mount itself.
+    #[arg(long, env = "UNDERMESH_CGROUP", value_name = "PATH")]
+    cgroup: Option<PathBuf>,
+    /// The port of the proxy's listeners inside the pods.
+    #[arg(long, default_value_t = capture::DEFAULT_LISTENER_PORT, value_name = "PORT")]
+    listener_port: NonZeroU16,
+    /// One of so many decisions of the kernel programs becomes an event in the debug log; 0: none.
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    sample_events: u32,
+}
+
+/// What both roles take.
+#[derive(Debug, clap::Args)]
+pub(super) struct CommonArgs {
+    /// A folder (or file) of configuration; may be given several times.
+    #[arg(long, required = true, env = "UNDERMESH_CONFIG", value_name = "PATH")]
+    config: Vec<PathBuf>,
+    /// Where to answer the other verbs.
+    #[arg(long, default_value = crate::admin::DEFAULT_SOCKET, env = "UNDERMESH_ADMIN_SOCKET", value_name = "PATH")]
+    admin_socket: PathBuf,
+    /// Where to answer scrapes (/metrics) and probes (/healthz/ready). Default: nowhere but the admin socket.
+    #[arg(long, env = "UNDERMESH_METRICS_ADDRESS", value_name = "IP:PORT")]
+    metrics_address: Option<SocketAddr>,
+    /// Threads that serve connections. Default: one for each CPU.
+    #[arg(long, env = "UNDERMESH_WORKERS", value_name = "N")]
+    workers: Option<usize>,
+    /// Format of the access log.
+    #[arg(long, value_enum, default_value = "text", env = "UNDERMESH_ACCESS_LOG", value_name = "FORMAT")]
+    access_log: AccessLog,
+    /// File of the access log. Default: standard output.
+    #[arg(long, env = "UNDERMESH_ACCESS_LOG_FILE", value_name = "PATH")]
+    access_log_file: Option<PathBuf>,
+    /// How long current requests may take after SIGTERM, in seconds.
+    #[arg(long, default_value_t = 45, value_name = "SECONDS")]
+    drain_seconds: u64,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum AccessLog {
+    Off,
+    Text,
+    Json,
+}
+
+impl CommonArgs {
+    pub(super) fn settings(self) -> Common {
+        Common {
+            config: self.config,
+            admin_socket: self.admin_socket,
+            metrics_address: self.metrics_address,
+            workers: self
+                .workers
+                .or_else(|| std::thread::available_parallelism().ok().map(usize::from))
+                .unwrap_or(1)
+                .max(1),
+            access_log: match self.access_log {
+                AccessLog::Off => Format::Off,
+                AccessLog::Text => Format::Text,
+                AccessLog::Json => Format::Json,
+            },
+            access_log_file: self.access_log_file.filter(|path| path.as_os_str() != "-"),
+            drain: Duration::from_secs(self.drain_seconds),
+        }
+    }
+}
+
+impl Args {
+    pub(super) fn run(self) -> anyhow::Result<Answer> {
+        let node = self.node.unwrap_or_else(|| rustix::system::uname().nodename().to_string_lossy().into_owned());
+        app::agent::run(app::agent::Settings {
+            common: self.common.settings(),
+            node,
+            cgroup: self.cgroup,
+            listener_port: self.listener_port,
+            event_sample: self.sample_events,
+        })?;
+        Ok(Answer::Yes)
+    }
+}

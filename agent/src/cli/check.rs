@@ -1,0 +1,93 @@
+//! `undermesh check`
+
+use std::io::{Read, Write};
+use std::path::PathBuf;
+
+use anyhow::Context;
+use serde_json::json;
+use undermesh_core::compile::compile;
+use undermesh_core::coverage;
+use undermesh_core::diagnostic::{Diagnostic, Severity};
+
+use super::Answer;
+use super::output::Output;
+use crate::source::files::{FilesSource, Loaded};
+
+/// Compile configuration and say what is wrong with it.
+///
+/// Exit code 0: no errors (there may be warnings); 1: errors. Objects without errors apply whatever is wrong with others.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  undermesh check ./mesh
+  kubectl get vs,dr,gw,svc,pods,ns -A -o yaml | undermesh check -
+  undermesh check --config ./mesh --output json
+  undermesh check --coverage")]
+pub(super) struct Args {
+    /// Folders and files; `-` is standard input.
+    #[arg(value_name = "PATH")]
+    paths: Vec<PathBuf>,
+    /// The same, for symmetry with the other verbs.
+    #[arg(long, value_name = "PATH")]
+    config: Vec<PathBuf>,
+    /// How to print.
+    #[arg(long, short, value_enum, default_value = "table")]
+    output: Output,
+    /// Print which fields of which kinds are enforced, refused or warned about, and nothing else.
+    #[arg(long)]
+    coverage: bool,
+}
+
+impl Args {
+    pub(super) fn run(self) -> anyhow::Result<Answer> {
+        if self.coverage {
+            std::io::stdout().lock().write_all(coverage::markdown().as_bytes())?;
+            return Ok(Answer::Yes);
+        }
+        let paths: Vec<PathBuf> = self.paths.into_iter().chain(self.config).collect();
+        let loaded = load(&paths)?;
+        let compiled = compile(&loaded.inputs);
+        let mut diagnostics = loaded.diagnostics;
+        diagnostics.extend(compiled.diagnostics);
+        diagnostics.sort_by(|a, b| (&a.file, a.line, a.severity).cmp(&(&b.file, b.line, b.severity)));
+        let is_valid = !diagnostics.iter().any(|diagnostic| diagnostic.severity == Severity::Error);
+        print(self.output, &diagnostics, is_valid)?;
+        Ok(if is_valid { Answer::Yes } else { Answer::No })
+    }
+}
+
+/// What the files (or standard input) say.
+///
+/// # Errors
+/// No path was given, one does not exist, or standard input cannot be read.
+pub(super) fn load(paths: &[PathBuf]) -> anyhow::Result<Loaded> {
+    anyhow::ensure!(!paths.is_empty(), "give a folder or file of configuration, or `-` for standard input");
+    if paths == [PathBuf::from("-")] {
+        let mut text = String::new();
+        std::io::stdin().read_to_string(&mut text).context("reading standard input")?;
+        return Ok(crate::source::files::read_text("stdin", &text).into());
+    }
+    for path in paths {
+        std::fs::metadata(path).with_context(|| format!("{}", path.display()))?;
+    }
+    Ok(FilesSource::of(paths.to_vec()).load())
+}
+
+fn print(output: Output, diagnostics: &[Diagnostic], is_valid: bool) -> anyhow::Result<()> {
+    let mut out = std::io::BufWriter::new(std::io::stdout().lock());
+    match output {
+        Output::Table => {
+            for diagnostic in diagnostics {
+                writeln!(out, "{diagnostic}")?;
+            }
+            let count = |severity| diagnostics.iter().filter(|diagnostic| diagnostic.severity == severity).count();
+            let (errors, warnings) = (count(Severity::Error), count(Severity::Warning));
+            writeln!(out, "{errors} errors, {warnings} warnings, {} remarks", count(Severity::Info))?;
+        }
+        Output::Json | Output::Yaml => {
+            let value = json!({ "version": 1, "valid": is_valid, "diagnostics": diagnostics });
+            super::output::document(&mut out, output, &value)?;
+        }
+    }
+    out.flush()?;
+    Ok(())
+}

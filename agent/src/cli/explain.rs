@@ -1,0 +1,233 @@
+//! `undermesh explain`
+
+use std::io::{Read, Write};
+use std::path::PathBuf;
+
+use anyhow::{Context, bail};
+use bytes::Bytes;
+use serde_json::{Map, Value, json};
+use undermesh_core::compile::compile;
+
+use super::Answer;
+use super::output::{Output, document};
+use crate::admin::{client, explain_all};
+
+/// Say why a request goes where it goes, by the very code that routes it.
+///
+/// Without --config it asks the agent of this node about what is in force; with it, the answer is worked out from files.
+/// The request is given by flags, or many of them by --requests (docs/explain-schema.md has the format of both sides).
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  undermesh explain --pod default/productpage-v1 --header end-user:jason http://reviews:9080/reviews/0
+  undermesh explain --config ./mesh --gateway istio=ingressgateway http://istio.k3s.local/productpage
+  undermesh explain --config ./mesh --requests requests.json --output json")]
+pub(super) struct Args {
+    /// The request: http://HOST[:PORT]/PATH. HOST is the Host header, and if --address does not say otherwise, the
+    /// service that is dialled.
+    #[arg(value_name = "URL", required_unless_present = "requests")]
+    url: Option<String>,
+    /// The method.
+    #[arg(long, short = 'X', default_value = "GET", value_name = "METHOD")]
+    method: String,
+    /// A request header, name:value; may be given several times.
+    #[arg(long, short = 'H', value_name = "NAME:VALUE")]
+    header: Vec<String>,
+    /// The client: a pod, as namespace/name.
+    #[arg(long, value_name = "NAMESPACE/NAME")]
+    pod: Option<String>,
+    /// The client's namespace, if it is no known pod.
+    #[arg(long, value_name = "NAMESPACE")]
+    namespace: Option<String>,
+    /// The client's labels, if it is no known pod.
+    #[arg(long, value_delimiter = ',', value_name = "KEY=VALUE,...")]
+    labels: Vec<String>,
+    /// The request enters at the gateway with these labels, in place of a client in the mesh.
+    #[arg(long, value_delimiter = ',', value_name = "KEY=VALUE,...", conflicts_with_all = ["pod", "labels"])]
+    gateway: Vec<String>,
+    /// The address that is dialled, IP or IP:PORT.
+    #[arg(long, value_name = "IP[:PORT]")]
+    address: Option<String>,
+    /// http1, http2, grpc, tls or tcp.
+    #[arg(long, default_value = "http1", value_name = "PROTOCOL")]
+    protocol: String,
+    /// Many requests at once; `-` is standard input.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["url", "header", "pod", "gateway"])]
+    requests: Option<PathBuf>,
+    /// Folders and files of configuration; without it, the running agent is asked.
+    #[arg(long, value_name = "PATH")]
+    config: Vec<PathBuf>,
+    /// The admin socket of the agent or gateway.
+    #[arg(long, default_value = crate::admin::DEFAULT_SOCKET, env = "UNDERMESH_ADMIN_SOCKET", value_name = "PATH")]
+    admin_socket: PathBuf,
+    /// How to print.
+    #[arg(long, short, value_enum, default_value = "table")]
+    output: Output,
+}
+
+impl Args {
+    pub(super) fn run(self) -> anyhow::Result<Answer> {
+        let requests = match &self.requests {
+            Some(path) if path.as_os_str() == "-" => {
+                let mut text = String::new();
+                std::io::stdin().read_to_string(&mut text).context("reading standard input")?;
+                text
+            }
+            Some(path) => {
+                std::fs::read_to_string(path).with_context(|| format!("the requests {}", path.display()))?
+            }
+            None => json!({ "requests": [self.request()?] }).to_string(),
+        };
+        let answer: Value = if self.config.is_empty() {
+            serde_json::from_slice(&client::post(&self.admin_socket, "/explain", Bytes::from(requests))?)?
+        } else {
+            let loaded = super::check::load(&self.config)?;
+            let compiled = compile(&loaded.inputs);
+            let requests = serde_json::from_str(&requests).context("the requests")?;
+            explain_all(&compiled.snapshot.with_generation(1), &loaded.inputs, &requests)
+        };
+        let mut out = std::io::BufWriter::new(std::io::stdout().lock());
+        match self.output {
+            Output::Table => text(&mut out, &answer)?,
+            Output::Json | Output::Yaml => document(&mut out, self.output, &answer)?,
+        }
+        out.flush()?;
+        Ok(Answer::Yes)
+    }
+
+    fn request(&self) -> anyhow::Result<Value> {
+        let url = self.url.as_deref().unwrap_or_default();
+        let (scheme, rest) = match url.split_once("://") {
+            Some((scheme @ ("http" | "https"), rest)) => (scheme, rest),
+            Some((other, _)) => bail!("`{other}` is not a scheme: write http:// or https://"),
+            None => ("http", url),
+        };
+        let (authority, path) = match rest.find(['/', '?']) {
+            Some(at) if rest[at..].starts_with('/') => (&rest[..at], rest[at..].to_owned()),
+            Some(at) => (&rest[..at], format!("/{}", &rest[at..])),
+            None => (rest, "/".to_owned()),
+        };
+        let mut request = json!({
+            "id": "1", "protocol": self.protocol, "scheme": scheme, "method": self.method, "authority": authority, "path": path,
+        });
+        let mut headers = Map::new();
+        for line in &self.header {
+            let (name, value) = line.split_once(':').with_context(|| format!("`{line}` is not of the form name:value"))?;
+            let values = headers.entry(name.trim().to_ascii_lowercase()).or_insert_with(|| json!([]));
+            if let Some(values) = values.as_array_mut() {
+                values.push(value.trim().into());
+            }
+        }
+        request["headers"] = headers.into();
+        let port = port_of(authority).unwrap_or(if scheme == "https" { 443 } else { 80 });
+        if self.gateway.is_empty() {
+            let mut source = Map::new();
+            for (key, value) in [("pod", &self.pod), ("namespace", &self.namespace)] {
+                if let Some(value) = value {
+                    source.insert(key.to_owned(), value.as_str().into());
+                }
+            }
+            if !self.labels.is_empty() {
+                source.insert("labels".to_owned(), labels(&self.labels)?);
+            }
+            request["source"] = source.into();
+            match self.address.as_deref().map(|text| address(text, port)).transpose()? {
+                Some((ip, port)) => {
+                    request["address"] = ip.into();
+                    request["port"] = port.into();
+                }
+                None => request["port"] = port.into(),
+            }
+        } else {
+            request["gateway"] = json!({ "labels": labels(&self.gateway)?, "port": port });
+            if let Some(namespace) = &self.namespace {
+                request["gateway"]["namespace"] = namespace.as_str().into();
+            }
+        }
+        Ok(request)
+    }
+}
+
+fn labels(pairs: &[String]) -> anyhow::Result<Value> {
+    let mut labels = Map::new();
+    for pair in pairs {
+        let (key, value) = pair.split_once('=').with_context(|| format!("`{pair}` is not of the form key=value"))?;
+        labels.insert(key.to_owned(), value.into());
+    }
+    Ok(labels.into())
+}
+
+fn port_of(authority: &str) -> Option<u16> {
+    let (host, port) = authority.rsplit_once(':')?;
+    // Not within an IPv6 address.
+    (!host.contains(':') || host.ends_with(']')).then(|| port.parse().ok())?
+}
+
+fn address(text: &str, port: u16) -> anyhow::Result<(String, u16)> {
+    if let Ok(ip) = text.parse::<std::net::IpAddr>() {
+        return Ok((ip.to_string(), port));
+    }
+    let address: std::net::SocketAddr =
+        text.parse().with_context(|| format!("`{text}` is neither IP nor IP:PORT (an IPv6 address with port needs [])"))?;
+    Ok((address.ip().to_string(), address.port()))
+}
+
+/// For people: the way of the decision, then what came of it.
+fn text(out: &mut impl Write, answer: &Value) -> anyhow::Result<()> {
+    let none = Vec::new();
+    for (index, result) in answer["results"].as_array().unwrap_or(&none).iter().enumerate() {
+        if index > 0 {
+            writeln!(out)?;
+        }
+        for line in result["trace"].as_array().unwrap_or(&none) {
+            writeln!(out, "{}", line.as_str().unwrap_or_default())?;
+        }
+        let outcome = result["outcome"].as_str().unwrap_or("-");
+        let status = result["status"].as_u64().map(|status| format!(" {status}")).unwrap_or_default();
+        let flag = result["flag"].as_str().map(|flag| format!(" ({flag})")).unwrap_or_default();
+        writeln!(out, "=> {outcome}{status}{flag}")?;
+        for destination in result["destinations"].as_array().unwrap_or(&none) {
+            writeln!(
+                out,
+                "   {:.1}% {} subset {} port {} by {}",
+                destination["share"].as_f64().unwrap_or_default() * 100.0,
+                destination["host"].as_str().unwrap_or("-"),
+                destination["subset"].as_str().filter(|subset| !subset.is_empty()).unwrap_or("-"),
+                destination["port"],
+                destination["balancer"].as_str().unwrap_or("-"),
+            )?;
+            for endpoint in destination["endpoints"].as_array().unwrap_or(&none) {
+                let excluded = endpoint["excluded"].as_str().map(|why| format!(": out, {why}")).unwrap_or_default();
+                writeln!(
+                    out,
+                    "      {} {}:{}{excluded}",
+                    endpoint["id"].as_str().unwrap_or("-"),
+                    endpoint["address"].as_str().unwrap_or("-"),
+                    endpoint["port"],
+                )?;
+            }
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ports_are_found_also_behind_ipv6_addresses() {
+        for (authority, port) in
+            [("reviews", None), ("reviews:9080", Some(9080)), ("[fd00::1]:80", Some(80)), ("fd00::1", None), ("a:", None)]
+        {
+            assert_eq!(port_of(authority), port, "{authority}");
+        }
+    }
+
+    #[test]
+    fn addresses_have_the_port_of_the_url_unless_they_say_one() {
+        assert_eq!(address("10.0.0.1", 80).unwrap(), ("10.0.0.1".to_owned(), 80));
+        assert_eq!(address("10.0.0.1:81", 80).unwrap(), ("10.0.0.1".to_owned(), 81));
+        assert_eq!(address("[fd00::1]:81", 80).unwrap(), ("fd00::1".to_owned(), 81));
+        assert!(address("reviews", 80).is_err());
+    }
+}

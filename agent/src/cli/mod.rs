@@ -1,0 +1,86 @@
+//! The command line: one binary, a file per verb.
+
+use clap::{Parser, Subcommand};
+
+mod agent;
+mod check;
+mod explain;
+mod gateway;
+mod inspect;
+mod output;
+
+use crate::telemetry::{self, LogFormat};
+
+/// A service mesh without sidecars: Istio's routing at the node, by eBPF and one proxy.
+///
+/// Exit codes: 0 all well; 1 the answer is no (errors in the configuration, a check that failed); 2 wrong usage;
+/// 3 it could not be done (no agent at the socket, a missing permission).
+#[derive(Debug, Parser)]
+#[command(name = "undermesh", version, max_term_width = 110, propagate_version = true)]
+pub struct Cli {
+    /// What to log: a level, or a filter such as `undermesh_proxy=debug,info`.
+    #[arg(long, global = true, default_value = "info", env = "UNDERMESH_LOG", value_name = "FILTER")]
+    log: String,
+    /// How log lines look.
+    #[arg(long, global = true, value_enum, default_value = "text", env = "UNDERMESH_LOG_FORMAT")]
+    log_format: LogFormat,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// The node daemon: captures the sockets of enrolled pods and routes them.
+    Agent(agent::Args),
+    /// The same proxy as an ingress or egress gateway.
+    Gateway(gateway::Args),
+    /// Compile a folder of YAML and say what is wrong with it, with file, line and field.
+    Check(check::Args),
+    /// Say why a request goes where it goes.
+    Explain(explain::Args),
+    #[command(flatten)]
+    Inspect(inspect::Verb),
+}
+
+/// How a verb ended, short of an error.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Answer {
+    /// Exit code 0.
+    Yes,
+    /// Exit code 1.
+    No,
+}
+
+impl Cli {
+    /// Runs the verb.
+    ///
+    /// # Errors
+    /// It could not be done; the message says what to do about it.
+    pub fn run(self) -> anyhow::Result<Answer> {
+        match self.verb {
+            Verb::Agent(args) => {
+                telemetry::start(&self.log, self.log_format)?;
+                args.run()
+            }
+            Verb::Gateway(args) => {
+                telemetry::start(&self.log, self.log_format)?;
+                args.run()
+            }
+            Verb::Check(args) => args.run(),
+            Verb::Explain(args) => args.run(),
+            Verb::Inspect(verb) => verb.run(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+}
