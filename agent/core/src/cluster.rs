@@ -171,6 +171,56 @@ pub struct Workload {
     pub node: Arc<str>,
 }
 
+impl Workload {
+    /// From what Kubernetes knows of a pod (or a WorkloadEntry says). Names follow Istio's.
+    pub fn new(
+        instance: &str,
+        namespace: &str,
+        labels: &BTreeMap<String, String>,
+        service_account: &str,
+        node: &str,
+    ) -> Self {
+        let label = |names: &[&str]| {
+            names.iter().find_map(|name| labels.get(*name)).filter(|value| !value.is_empty())
+        };
+        let name: Arc<str> = owner(instance, labels).into();
+        let or = |value: Option<&String>, default: &str| {
+            value.map_or_else(|| default.into(), |it| it.as_str().into())
+        };
+        Self {
+            instance: instance.into(),
+            namespace: namespace.into(),
+            canonical_name: or(
+                label(&["service.istio.io/canonical-name", "app.kubernetes.io/name", "app"]),
+                &name,
+            ),
+            canonical_revision: or(
+                label(&["service.istio.io/canonical-revision", "app.kubernetes.io/version", "version"]),
+                "latest",
+            ),
+            app: or(label(&["app"]), "unknown"),
+            version: or(label(&["version"]), "unknown"),
+            service_account: service_account.into(),
+            node: node.into(),
+            name,
+        }
+    }
+}
+
+/// The name of what made a pod, by the labels its controller put on it and the suffix it put after its own name.
+fn owner<'a>(instance: &'a str, labels: &BTreeMap<String, String>) -> &'a str {
+    let cut = |text: &'a str| text.rsplit_once('-').map(|(owner, _)| owner);
+    let deployment = labels
+        .get("pod-template-hash")
+        .and_then(|hash| cut(instance)?.strip_suffix(&**hash)?.strip_suffix('-'));
+    let numbered = labels.contains_key("statefulset.kubernetes.io/pod-name")
+        || labels.contains_key("controller-revision-hash");
+    deployment
+        .or_else(|| cut(instance).filter(|_| numbered))
+        .filter(|owner| !owner.is_empty())
+        .unwrap_or(instance)
+}
+
 /// One address behind a cluster.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Endpoint {
@@ -199,4 +249,24 @@ pub struct ExcludedEndpoint {
     pub labels: Arc<BTreeMap<String, String>>,
     /// Why: not ready, terminating, not in the subset.
     pub why: &'static str,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pod_is_named_after_what_made_it() {
+        for (instance, labels, want) in [
+            ("reviews-v1-5d8c7-x2x9z", &[("pod-template-hash", "5d8c7")][..], "reviews-v1"),
+            ("db-0", &[("statefulset.kubernetes.io/pod-name", "db-0")][..], "db"),
+            ("log-x2x9z", &[("controller-revision-hash", "abc")][..], "log"),
+            ("reviews-v1-a", &[][..], "reviews-v1-a"),
+            ("odd", &[("pod-template-hash", "5d8c7")][..], "odd"),
+        ] {
+            let labels = labels.iter().map(|&(key, value)| (key.to_owned(), value.to_owned())).collect();
+            let workload = Workload::new(instance, "ns", &labels, "default", "");
+            assert_eq!((&*workload.name, &*workload.canonical_name), (want, want), "{instance}");
+        }
+    }
 }

@@ -34,7 +34,7 @@ pub use redirect::{PathRedirect, Redirect};
 pub use retry::{BackOff, GrpcStatus, RetryCondition, RetryOn, RetryPolicy, TryOutcome};
 pub use rewrite::{PathRewrite, RegexRewrite, Rewrite};
 pub use table::{
-    Abort, Action, Cors, DirectResponse, Fault, FaultAbort, FaultDelay, HttpTable, HttpTableBuilder, Mirror,
+    Abort, Action, DirectResponse, Fault, FaultAbort, FaultDelay, HttpTable, HttpTableBuilder, Mirror,
     NoHost, Percent, Route, RouteIndex, RuleRef, VirtualHost, WeightedDestination,
 };
 pub use tcp::{TcpAction, TcpDecision, TcpRoute, TcpTable, decide_tcp};

@@ -23,6 +23,7 @@ use crate::capture::Capture;
 use crate::client::Client;
 use crate::cluster::ServiceRef;
 use crate::inventory::Protocol;
+use crate::path::Normalization;
 use crate::route::{HttpTable, TcpTable};
 
 pub(crate) use clusters::{CompiledDestinationRule, CompiledSubset, DestinationRules, SourcedPolicy};
@@ -46,7 +47,7 @@ pub struct Snapshot {
 #[derive(Debug, Default)]
 pub(crate) struct State {
     pub(crate) mesh: Mesh,
-    /// By host, then namespace.
+    /// Kubernetes' first, then ServiceEntries by age.
     pub(crate) services: Vec<Arc<Service>>,
     /// Host in lower case to positions in `services`, best first.
     pub(crate) by_host: HashMap<Box<str>, Vec<u32>>,
@@ -133,7 +134,17 @@ impl Snapshot {
         all.into_iter()
     }
 
-    /// All services, by host and namespace.
+    /// How request paths are normalised before anything looks at them.
+    pub fn normalization(&self) -> Normalization {
+        self.state.mesh.normalization
+    }
+
+    /// The namespace whose rules hold for all.
+    pub fn root_namespace(&self) -> &Arc<str> {
+        &self.state.mesh.root_namespace
+    }
+
+    /// All services, Kubernetes' first, by namespace and name; then ServiceEntries, oldest first.
     pub fn services(&self) -> &[Arc<Service>] {
         &self.state.services
     }

@@ -199,8 +199,6 @@ pub struct Route {
     pub fault: Fault,
     /// Copies to send.
     pub mirrors: Arc<[Mirror]>,
-    /// Cross-origin rules.
-    pub cors: Option<Arc<Cors>>,
 }
 
 /// What a rule does with a request.
@@ -339,23 +337,4 @@ pub struct DirectResponse {
     pub status: u16,
     /// The body.
     pub body: Arc<[u8]>,
-}
-
-/// Cross-origin rules, as Envoy's CORS filter has them.
-#[derive(Debug, Clone)]
-pub struct Cors {
-    /// Origins allowed.
-    pub allow_origins: Vec<super::matching::StringCondition>,
-    /// Joined by `,` as configured; empty: no header.
-    pub allow_methods: Arc<str>,
-    /// As `allow_methods`.
-    pub allow_headers: Arc<str>,
-    /// As `allow_methods`.
-    pub expose_headers: Arc<str>,
-    /// Seconds; `None`: no header.
-    pub max_age: Option<u64>,
-    /// Whether credentials are allowed.
-    pub allow_credentials: bool,
-    /// Preflights of other origins go to the application (`FORWARD`).
-    pub forward_unmatched_preflights: bool,
 }

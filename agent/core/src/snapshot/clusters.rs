@@ -2,7 +2,7 @@
 //!
 //! Look-up and precedence: istio-semantics section 3 (Istio's `destinationRule()` of PushContext, `MergeTrafficPolicy`).
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -100,7 +100,7 @@ pub(crate) struct Clusters<'a> {
     state: &'a State,
     client: &'a Client,
     scope: Option<&'a Scope>,
-    /// The address dialled, if it is an endpoint of a headless service: that endpoint is meant.
+    /// The address dialled, if any.
     dialled: Option<IpAddr>,
     made: HashMap<ClusterKey, Arc<Cluster>>,
 }
@@ -133,7 +133,8 @@ impl<'a> Clusters<'a> {
     pub(crate) fn service(&self, host: &str) -> Option<&'a Arc<Service>> {
         let visible = |service: &&Arc<Service>| service.visibility.sees(&self.client.namespace);
         let own = |service: &&Arc<Service>| service.namespace == self.client.namespace;
-        let found = self.state.services_of(host);
+        // Istio compares destinations as written, unlike VirtualService hosts and Host.
+        let found = self.state.services_of(host).filter(move |service| *service.host == *host);
         let best = found.clone().filter(own).find(visible).or_else(|| found.clone().find(visible))?;
         match &best.kind {
             ServiceKind::ExternalName(target) if **target != *host => {
@@ -254,6 +255,16 @@ impl<'a> Clusters<'a> {
             let others = port.endpoints.iter().filter(|endpoint| !in_subset(endpoint));
             excluded =
                 excluded.iter().cloned().chain(others.map(|it| exclude(it, "not in the subset"))).collect();
+        }
+        // One address for each of several families' worth: the dialled family, as the client surely has that one.
+        let wants_v6 = self.dialled.is_some_and(|dialled| dialled.is_ipv6());
+        if endpoints.iter().any(|it| it.address.is_ipv6()) && endpoints.iter().any(|it| it.address.is_ipv4())
+        {
+            let wanted = |endpoint: &Endpoint| endpoint.address.is_ipv6() == wants_v6;
+            let has_wanted: HashSet<&str> =
+                endpoints.iter().filter(|it| wanted(it)).map(|it| &*it.id).collect();
+            endpoints =
+                endpoints.iter().filter(|it| wanted(it) || !has_wanted.contains(&*it.id)).cloned().collect();
         }
         // Who dials an endpoint of a headless service means that endpoint (a database's first replica).
         if let (ServiceKind::Headless, Some(dialled)) = (&service.kind, self.dialled) {

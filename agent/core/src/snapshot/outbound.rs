@@ -27,7 +27,7 @@ const UNREGISTERED_PORT: u16 = 80;
 
 impl State {
     /// The services of a host, best first. Hosts of ServiceEntries may be wildcards; those match only as written.
-    pub(super) fn services_of(&self, host: &str) -> impl Iterator<Item = &Arc<Service>> + Clone {
+    pub(crate) fn services_of(&self, host: &str) -> impl Iterator<Item = &Arc<Service>> + Clone {
         let lower = host.to_ascii_lowercase();
         let found = self.by_host.get(lower.as_str()).map(Vec::as_slice).unwrap_or_default();
         found.iter().filter_map(|&index| self.services.get(index as usize))
@@ -62,12 +62,8 @@ pub(super) fn outbound(state: &State, generation: u64, client: &Client, dialled:
         let clusters = Clusters::new(state, client, None);
         state.dialled(dialled).find(|(service, _)| clusters.sees(service, port))
     };
-    let headless = found.is_some_and(|(service, _)| service.kind == ServiceKind::Headless);
-    let mut view = View {
-        state,
-        clusters: Clusters::new(state, client, headless.then(|| dialled.ip().to_canonical())),
-        port,
-    };
+    let clusters = Clusters::new(state, client, Some(dialled.ip().to_canonical()));
+    let mut view = View { state, clusters, port };
     match found {
         Some((service, service_port)) => view.known(generation, dialled, service, service_port),
         None => view.unknown(generation, dialled),
@@ -213,7 +209,6 @@ impl<'a> View<'a> {
             retries: self.state.mesh.default_retries.clone(),
             fault: Fault::default(),
             mirrors: Arc::from([]),
-            cors: None,
         }
     }
 

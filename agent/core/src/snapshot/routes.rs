@@ -9,7 +9,7 @@ use super::visibility::Visibility;
 use crate::client::Client;
 use crate::host::{Cidr, HostKey};
 use crate::route::{
-    Action, Cors, DirectResponse, Fault, HeaderEdits, Mirror, Percent, Redirect, RetryPolicy, Rewrite, Route,
+    Action, DirectResponse, Fault, HeaderEdits, Mirror, Percent, Redirect, RetryPolicy, Rewrite, Route,
     RouteMatch, RuleRef, TcpRoute, WeightedDestination,
 };
 
@@ -20,7 +20,6 @@ pub(crate) const MESH: &str = "mesh";
 #[derive(Debug)]
 pub(crate) struct CompiledVirtualService {
     pub(crate) namespace: Arc<str>,
-    pub(crate) name: Arc<str>,
     /// Completed.
     pub(crate) hosts: Vec<HostKey>,
     /// `namespace/name`, or `mesh`.
@@ -114,7 +113,6 @@ pub(crate) struct Body {
     pub(crate) retries: Arc<RetryPolicy>,
     pub(crate) fault: Fault,
     pub(crate) mirrors: Vec<MirrorLeg>,
-    pub(crate) cors: Option<Arc<Cors>>,
 }
 
 /// A weighted destination, completed but not resolved: what is visible depends on the client.
@@ -187,7 +185,6 @@ pub(crate) fn http_routes(
                     retries: rule.body.retries.clone(),
                     fault: rule.body.fault,
                     mirrors: mirrors.clone(),
-                    cors: rule.body.cors.clone(),
                 },
                 entry.is_catch_all,
             ));

@@ -1,0 +1,69 @@
+//! Compiling: everything a source knows, resolved once into a [`Snapshot`].
+//!
+//! Total, deterministic and without side effects: any `Inputs` give a snapshot, the same `Inputs` the same one. What is wrong
+//! in an object costs that object, rule or entry and nothing else, and is said in a diagnostic; objects in `Inputs` passed
+//! admission, so most of what is found here are references between objects, which admission cannot see.
+//!
+//! ```text
+//!   mesh ─▶ services + endpoints ─▶ DestinationRules ─▶ VirtualServices (delegates merged) ─▶ Gateways ─▶ Sidecars
+//!                                └───────────────▶ references: what names what does not exist
+//! ```
+
+mod delegate;
+mod destination_rule;
+mod endpoints;
+mod gateway;
+mod headers;
+mod http_match;
+mod http_route;
+mod l4;
+mod mesh;
+mod references;
+mod services;
+mod sidecar;
+mod virtual_service;
+
+use std::cmp::Ordering;
+use std::sync::Arc;
+
+use crate::api::meta::Resource;
+use crate::diagnostic::Diagnostic;
+use crate::inputs::{Inputs, Objects};
+use crate::snapshot::{Snapshot, State};
+
+/// See [`compile`].
+#[derive(Debug, Clone)]
+pub struct Compiled {
+    /// Of generation 0; its one writer counts.
+    pub snapshot: Snapshot,
+    /// What is wrong, by object. Admission's own findings are not repeated.
+    pub diagnostics: Vec<Diagnostic>,
+}
+
+/// Makes the snapshot of these inputs.
+pub fn compile(inputs: &Inputs) -> Compiled {
+    let mut diagnostics = Vec::new();
+    let mut state = State { mesh: mesh::compile(inputs, &mut diagnostics), ..State::default() };
+    services::compile(inputs, &mut state, &mut diagnostics);
+    destination_rule::compile(inputs, &mut state);
+    virtual_service::compile(inputs, &mut state, &mut diagnostics);
+    gateway::compile(inputs, &mut state, &mut diagnostics);
+    sidecar::compile(inputs, &mut state, &mut diagnostics);
+    references::check(inputs, &state, &mut diagnostics);
+    Compiled { snapshot: Snapshot::new(state), diagnostics }
+}
+
+/// The objects of one kind, oldest first: age decides conflicts.
+fn by_age<T>(objects: &Objects<T>) -> Vec<&Arc<Resource<T>>> {
+    let mut all: Vec<_> = objects.values().collect();
+    all.sort_by(|a, b| -> Ordering { a.meta.cmp_by_age(&b.meta) });
+    all
+}
+
+/// A port number as written; admission keeps it in 1 to 65535.
+fn port_number(number: u32) -> Option<u16> {
+    u16::try_from(number).ok().filter(|&number| number > 0)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,297 @@
+//! Endpoints of a service: EndpointSlices, else Pods by selector, and WorkloadEntries.
+//!
+//! Those that are not ready, or shutting down, are kept aside with the reason, for `explain`.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use crate::api::meta::{Key, Resource};
+use crate::api::service_entry::WorkloadEntry;
+use crate::cluster::{Endpoint, ExcludedEndpoint, Workload};
+use crate::inputs::Inputs;
+use crate::inventory::{EndpointSlice, Pod, PodPhase, Service, ServicePort, TargetPort, Transport};
+
+/// The endpoints of one port, usable and not.
+#[derive(Debug, Default)]
+pub(super) struct Endpoints {
+    pub(super) usable: Vec<Endpoint>,
+    pub(super) excluded: Vec<ExcludedEndpoint>,
+}
+
+impl Endpoints {
+    /// Takes an endpoint in; `why` keeps it aside. An address counts once.
+    fn push(&mut self, endpoint: Endpoint, why: Option<&'static str>) {
+        if self.usable.iter().any(|it| it.address == endpoint.address) {
+            return;
+        }
+        match why {
+            None => {
+                self.excluded.retain(|it| it.address != endpoint.address);
+                self.usable.push(endpoint);
+            }
+            Some(why) => {
+                let Endpoint { id, address, labels, .. } = endpoint;
+                self.excluded.push(ExcludedEndpoint { id, address, labels, why });
+            }
+        }
+    }
+}
+
+/// What is looked up for every service, found once.
+pub(super) struct Finder<'a> {
+    inputs: &'a Inputs,
+    slices: HashMap<(&'a str, &'a str), Vec<&'a Arc<Resource<EndpointSlice>>>>,
+    /// Namespace to its pods.
+    pods: HashMap<&'a str, Vec<&'a Arc<Resource<Pod>>>>,
+    entries: HashMap<&'a str, Vec<&'a Arc<Resource<WorkloadEntry>>>>,
+    /// Pods as endpoints see them, shared by all services.
+    known: HashMap<&'a Key, (Arc<Workload>, Arc<BTreeMap<String, String>>, Arc<str>)>,
+}
+
+impl<'a> Finder<'a> {
+    pub(super) fn new(inputs: &'a Inputs) -> Self {
+        let mut finder = Self {
+            inputs,
+            slices: HashMap::new(),
+            pods: HashMap::new(),
+            entries: HashMap::new(),
+            known: HashMap::new(),
+        };
+        for (key, slice) in &inputs.endpoint_slices {
+            finder.slices.entry((&key.namespace, &slice.spec.service)).or_default().push(slice);
+        }
+        for (key, pod) in &inputs.pods {
+            finder.pods.entry(&key.namespace).or_default().push(pod);
+            let meta = &pod.meta;
+            let workload = Workload::new(
+                &meta.name,
+                &meta.namespace,
+                &meta.labels,
+                &pod.spec.service_account,
+                &pod.spec.node,
+            );
+            let locality = finder.locality(&pod.spec.node, "");
+            finder.known.insert(key, (Arc::new(workload), Arc::new(meta.labels.clone()), locality));
+        }
+        for (key, entry) in &inputs.workload_entries {
+            finder.entries.entry(&key.namespace).or_default().push(entry);
+        }
+        finder
+    }
+
+    /// `region/zone/subzone` of a node, or what the slice says of the zone.
+    fn locality(&self, node: &str, zone: &str) -> Arc<str> {
+        let node = self.inputs.nodes.get(&Key::new("", node)).map(|node| &node.spec);
+        let region = node.map_or("", |node| &node.region);
+        let zone = node.map(|node| &*node.zone).filter(|zone| !zone.is_empty()).unwrap_or(zone);
+        let subzone = node.map_or("", |node| &node.subzone);
+        format!("{region}/{zone}/{subzone}").trim_end_matches('/').into()
+    }
+
+    /// The endpoints of a port of a Kubernetes Service.
+    pub(super) fn of_service(&self, service: &'a Resource<Service>, port: &ServicePort) -> Endpoints {
+        let mut found = Endpoints::default();
+        let meta = &service.meta;
+        match self.slices.get(&(&*meta.namespace, &*meta.name)) {
+            Some(slices) => {
+                slices.iter().for_each(|slice| self.of_slice(&service.spec, slice, port, &mut found))
+            }
+            None => self.of_selected_pods(service, port, &mut found),
+        }
+        if !service.spec.selector.is_empty() {
+            for entry in self.selected_entries(&meta.namespace, &service.spec.selector) {
+                let default = match port.target_port {
+                    TargetPort::Number(number) => number,
+                    TargetPort::Name(_) => port.number,
+                };
+                found.usable.extend(self.of_entry(entry, &port.name, default));
+            }
+        }
+        found
+    }
+
+    fn of_slice(
+        &self,
+        service: &Service,
+        slice: &Resource<EndpointSlice>,
+        port: &ServicePort,
+        found: &mut Endpoints,
+    ) {
+        let numbers =
+            slice.spec.ports.iter().filter(|it| it.transport == Transport::Tcp && it.name == port.name);
+        for number in numbers.filter_map(|it| it.number) {
+            for endpoint in &slice.spec.endpoints {
+                let why = if endpoint.is_terminating {
+                    Some("terminating")
+                } else if !endpoint.is_ready && !service.publish_not_ready_addresses {
+                    Some("not ready")
+                } else {
+                    None
+                };
+                for &address in &endpoint.addresses {
+                    let address = SocketAddr::new(address.to_canonical(), number);
+                    let made = match endpoint.pod.as_ref().and_then(|pod| self.known.get_key_value(pod)) {
+                        Some((pod, known)) => of_pod(pod, known, address),
+                        None => self.unnamed(slice, endpoint, address),
+                    };
+                    found.push(made, why);
+                }
+            }
+        }
+    }
+
+    fn of_selected_pods(&self, service: &Resource<Service>, port: &ServicePort, found: &mut Endpoints) {
+        if service.spec.selector.is_empty() {
+            return;
+        }
+        for pod in self.selected_pods(&service.meta.namespace, &service.spec.selector) {
+            let number = match &port.target_port {
+                TargetPort::Number(number) => Some(*number),
+                TargetPort::Name(name) => pod.spec.port_named(name, Transport::Tcp),
+            };
+            if let Some(number) = number {
+                self.push_pod(pod, number, service.spec.publish_not_ready_addresses, found);
+            }
+        }
+    }
+
+    fn push_pod(&self, pod: &Resource<Pod>, number: u16, publish_not_ready: bool, found: &mut Endpoints) {
+        let why = if pod.spec.is_terminating {
+            Some("terminating")
+        } else if !pod.spec.is_ready && !publish_not_ready {
+            Some("not ready")
+        } else {
+            None
+        };
+        let key = pod.meta.key();
+        let Some((key, known)) = self.known.get_key_value(&key) else { return };
+        for ip in &pod.spec.ips {
+            found.push(of_pod(key, known, SocketAddr::new(ip.to_canonical(), number)), why);
+        }
+    }
+
+    /// Pods that run, by labels.
+    fn selected_pods(
+        &self,
+        namespace: &str,
+        selector: &BTreeMap<String, String>,
+    ) -> impl Iterator<Item = &'a Arc<Resource<Pod>>> {
+        let pods = self.pods.get(namespace).map(Vec::as_slice).unwrap_or_default();
+        pods.iter().copied().filter(move |pod| {
+            !matches!(pod.spec.phase, PodPhase::Succeeded | PodPhase::Failed)
+                && has_all(&pod.meta.labels, selector)
+        })
+    }
+
+    fn selected_entries(
+        &self,
+        namespace: &str,
+        selector: &BTreeMap<String, String>,
+    ) -> impl Iterator<Item = &'a Arc<Resource<WorkloadEntry>>> {
+        let entries = self.entries.get(namespace).map(Vec::as_slice).unwrap_or_default();
+        // Istio selects by the entry's own labels, which its metadata's complete.
+        entries.iter().copied().filter(move |entry| {
+            selector.iter().all(|(key, value)| {
+                entry.spec.labels.get(key).or_else(|| entry.meta.labels.get(key)) == Some(value)
+            })
+        })
+    }
+
+    /// Pods and WorkloadEntries that a ServiceEntry selects in its namespace.
+    pub(super) fn of_selector(
+        &self,
+        namespace: &str,
+        selector: &BTreeMap<String, String>,
+        port_name: &str,
+        target: u16,
+    ) -> Endpoints {
+        let mut found = Endpoints::default();
+        if selector.is_empty() {
+            return found;
+        }
+        for pod in self.selected_pods(namespace, selector) {
+            self.push_pod(pod, target, false, &mut found);
+        }
+        for entry in self.selected_entries(namespace, selector) {
+            found.usable.extend(self.of_entry(entry, port_name, target));
+        }
+        found
+    }
+
+    /// A WorkloadEntry as endpoint, if its address is one.
+    fn of_entry(&self, entry: &Resource<WorkloadEntry>, port_name: &str, target: u16) -> Option<Endpoint> {
+        let mut labels = entry.meta.labels.clone();
+        labels.extend(entry.spec.labels.clone());
+        of_spec(&entry.spec, labels, &entry.meta.name, &entry.meta.namespace, port_name, target)
+    }
+
+    fn unnamed(
+        &self,
+        slice: &Resource<EndpointSlice>,
+        endpoint: &crate::inventory::Endpoint,
+        address: SocketAddr,
+    ) -> Endpoint {
+        let id: Arc<str> = endpoint
+            .pod
+            .as_ref()
+            .map_or_else(|| address.ip().to_string().into(), |pod| pod.name.as_str().into());
+        let labels = BTreeMap::new();
+        let workload = Workload::new(&id, &slice.meta.namespace, &labels, "", &endpoint.node);
+        Endpoint {
+            address,
+            id,
+            workload: Arc::new(workload),
+            labels: Arc::new(labels),
+            locality: self.locality(&endpoint.node, &endpoint.zone),
+            weight: 1,
+        }
+    }
+}
+
+fn of_pod(
+    pod: &Key,
+    (workload, labels, locality): &(Arc<Workload>, Arc<BTreeMap<String, String>>, Arc<str>),
+    address: SocketAddr,
+) -> Endpoint {
+    Endpoint {
+        address,
+        id: pod.name.as_str().into(),
+        workload: workload.clone(),
+        labels: labels.clone(),
+        locality: locality.clone(),
+        weight: 1,
+    }
+}
+
+/// An endpoint written in a WorkloadEntry or ServiceEntry; `None` if its address is a name or a unix socket.
+pub(super) fn of_spec(
+    spec: &WorkloadEntry,
+    labels: BTreeMap<String, String>,
+    id: &str,
+    namespace: &str,
+    port_name: &str,
+    target: u16,
+) -> Option<Endpoint> {
+    let address: IpAddr = spec.address.parse().ok()?;
+    let number = spec.ports.get(port_name).and_then(|&number| super::port_number(number)).unwrap_or(target);
+    let workload = Workload::new(id, namespace, &labels, &spec.service_account, "");
+    Some(Endpoint {
+        address: SocketAddr::new(address.to_canonical(), number),
+        id: id.into(),
+        workload: Arc::new(workload),
+        labels: Arc::new(labels),
+        locality: spec.locality.as_str().into(),
+        weight: spec.weight.max(1),
+    })
+}
+
+fn has_all(labels: &BTreeMap<String, String>, wanted: &BTreeMap<String, String>) -> bool {
+    wanted.iter().all(|(key, value)| labels.get(key) == Some(value))
+}
+
+/// Each address once, of endpoints from several places.
+pub(super) fn merge(into: &mut Vec<Endpoint>, more: impl IntoIterator<Item = Endpoint>) {
+    let mut seen: HashSet<SocketAddr> = into.iter().map(|it| it.address).collect();
+    into.extend(more.into_iter().filter(|it| seen.insert(it.address)));
+}

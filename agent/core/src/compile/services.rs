@@ -1,0 +1,235 @@
+//! The registry: Kubernetes Services and ServiceEntries, with their endpoints, found by host and by address.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::endpoints::{self, Finder};
+use super::{by_age, port_number};
+use crate::api::gateway::Port;
+use crate::api::meta::Resource;
+use crate::api::service_entry::{Location, Resolution, ServiceEntry};
+use crate::cluster::{Discovery, DnsEndpoint, ServiceRef};
+use crate::diagnostic::{Code, Diagnostic, Severity};
+use crate::host::{Cidr, HostKey};
+use crate::inputs::Inputs;
+use crate::inventory::{self, Protocol, ServiceType, Transport};
+use crate::snapshot::{Service, ServiceKind, ServicePort, State, Visibility};
+
+/// Who may see a Service that Kubernetes has no field for.
+const EXPORT_TO: &str = "networking.istio.io/exportTo";
+
+pub(super) fn compile(inputs: &Inputs, state: &mut State, diagnostics: &mut Vec<Diagnostic>) {
+    let finder = Finder::new(inputs);
+    let mut services: Vec<Service> =
+        inputs.services.values().map(|service| kubernetes(service, &finder, state)).collect();
+    let hosts: HashMap<Arc<str>, ()> = services.iter().map(|service| (service.host.clone(), ())).collect();
+    for entry in by_age(&inputs.service_entries) {
+        for (index, host) in entry.spec.hosts.iter().enumerate() {
+            if hosts.contains_key(host.as_str()) {
+                diagnostics.push(entry.diagnostic(
+                    Severity::Info,
+                    Code::NoEffect,
+                    &format!("spec.hosts[{index}]"),
+                    format!("{host} is a Kubernetes Service, which this entry adds nothing to"),
+                ));
+                continue;
+            }
+            let made = service_entry(entry, host, &finder, state);
+            // Several entries of one host in one namespace are one service.
+            match services.iter_mut().find(|it| it.key == made.key && it.namespace == made.namespace) {
+                Some(older) => unite(older, made),
+                None => services.push(made),
+            }
+        }
+    }
+    index(state, services);
+}
+
+fn index(state: &mut State, services: Vec<Service>) {
+    state.services = services.into_iter().map(Arc::new).collect();
+    for (position, service) in (0u32..).zip(&state.services) {
+        state.by_host.entry(service.key.to_string().into()).or_default().push(position);
+        let without_address = service.is_without_address();
+        for (port_position, port) in (0u16..).zip(&service.ports) {
+            let mut add = |address| {
+                let positions = state.by_address.entry((address, port.number)).or_default();
+                if !positions.contains(&(position, port_position)) {
+                    positions.push((position, port_position));
+                }
+            };
+            service.addresses.iter().copied().for_each(&mut add);
+            if service.kind == ServiceKind::Headless {
+                // Also those not ready: publishing them or not is DNS's business; the client has dialled one.
+                port.endpoints.iter().for_each(|endpoint| add(endpoint.address.ip()));
+                port.excluded.iter().for_each(|endpoint| add(endpoint.address.ip()));
+            }
+            if without_address || !service.ranges.is_empty() {
+                state.claimed_ports.insert(port.number);
+            }
+        }
+    }
+}
+
+fn kubernetes<'a>(
+    service: &'a Arc<Resource<inventory::Service>>,
+    finder: &Finder<'a>,
+    state: &State,
+) -> Service {
+    let (meta, spec) = (&service.meta, &service.spec);
+    let host: Arc<str> = format!("{}.{}.svc.{}", meta.name, meta.namespace, state.mesh.cluster_domain).into();
+    let target: Option<Arc<str>> = spec.external_name.as_ref().map(|name| name.trim_end_matches('.').into());
+    let kind = match (spec.service_type, target) {
+        (ServiceType::ExternalName, target) => ServiceKind::ExternalName(target.unwrap_or_default()),
+        _ if spec.headless => ServiceKind::Headless,
+        _ => ServiceKind::ClusterIp,
+    };
+    let export_to: Vec<String> = meta
+        .annotations
+        .get(EXPORT_TO)
+        .map(|list| list.split(',').map(|it| it.trim().to_owned()).filter(|it| !it.is_empty()).collect())
+        .unwrap_or_default();
+    let ports = spec.ports.iter().filter(|port| port.transport == Transport::Tcp).map(|port| {
+        let (discovery, found) = match &kind {
+            ServiceKind::ExternalName(target) => {
+                let endpoint = DnsEndpoint { host: target.clone(), port: port.number, weight: 1 };
+                (Discovery::Dns(Arc::from([endpoint])), endpoints::Endpoints::default())
+            }
+            _ => (Discovery::Endpoints, finder.of_service(service, port)),
+        };
+        ServicePort {
+            name: port.name.as_str().into(),
+            number: port.number,
+            protocol: port.protocol(),
+            discovery,
+            endpoints: found.usable.into(),
+            excluded: found.excluded.into(),
+            service: Arc::new(ServiceRef {
+                host: host.clone(),
+                port: port.number,
+                name: meta.name.as_str().into(),
+                namespace: meta.namespace.as_str().into(),
+            }),
+        }
+    });
+    Service {
+        ports: ports.collect(),
+        key: HostKey::parse(&host),
+        name: meta.name.as_str().into(),
+        namespace: meta.namespace.as_str().into(),
+        addresses: spec.cluster_ips.iter().map(|address| address.to_canonical()).collect(),
+        ranges: Vec::new(),
+        is_external: false,
+        visibility: Visibility::of(&export_to, &meta.namespace, &state.mesh.service_export),
+        kind,
+        host,
+    }
+}
+
+fn service_entry(entry: &Resource<ServiceEntry>, host: &str, finder: &Finder<'_>, state: &State) -> Service {
+    let (meta, spec) = (&entry.meta, &entry.spec);
+    let (mut addresses, mut ranges) = (Vec::new(), Vec::new());
+    for range in spec.addresses.iter().filter_map(|address| address.parse::<Cidr>().ok()) {
+        match range.single() {
+            Some(address) => addresses.push(address.to_canonical()),
+            None => ranges.push(range),
+        }
+    }
+    Service {
+        host: host.into(),
+        name: host.into(),
+        namespace: meta.namespace.as_str().into(),
+        kind: ServiceKind::ServiceEntry,
+        addresses,
+        ranges,
+        ports: spec.ports.iter().filter_map(|port| entry_port(entry, host, port, finder)).collect(),
+        is_external: spec.location == Location::MeshExternal,
+        key: HostKey::parse(host),
+        visibility: Visibility::of(&spec.export_to, &meta.namespace, &state.mesh.service_export),
+    }
+}
+
+fn entry_port(
+    entry: &Resource<ServiceEntry>,
+    host: &str,
+    port: &Port,
+    finder: &Finder<'_>,
+) -> Option<ServicePort> {
+    let (meta, spec) = (&entry.meta, &entry.spec);
+    let number = port_number(port.number)?;
+    let protocol = match &*port.protocol {
+        "" => Protocol::of_port(&port.name, None, number),
+        name => Protocol::parse(name).unwrap_or(Protocol::Tcp),
+    };
+    if protocol == Protocol::Udp {
+        return None;
+    }
+    let target = port_number(port.target_port).unwrap_or(number);
+    let written = || {
+        spec.endpoints.iter().filter_map(|it| {
+            endpoints::of_spec(it, it.labels.clone(), &it.address, &meta.namespace, &port.name, target)
+        })
+    };
+    let mut found = endpoints::Endpoints::default();
+    if let Some(selector) = &spec.workload_selector {
+        found = finder.of_selector(&meta.namespace, &selector.labels, &port.name, target);
+    }
+    let names = || {
+        spec.endpoints.iter().map(|it| DnsEndpoint {
+            host: it.address.as_str().into(),
+            port: it.ports.get(&port.name).and_then(|&number| port_number(number)).unwrap_or(target),
+            weight: it.weight.max(1),
+        })
+    };
+    let all_are_addresses = !spec.endpoints.is_empty() && written().count() == spec.endpoints.len();
+    let discovery = match spec.resolution {
+        Resolution::None => Discovery::OriginalDestination,
+        Resolution::DynamicDns => Discovery::DynamicDns(target),
+        Resolution::Dns | Resolution::DnsRoundRobin
+            if !all_are_addresses && spec.workload_selector.is_none() =>
+        {
+            let itself = || DnsEndpoint { host: host.into(), port: target, weight: 1 };
+            Discovery::Dns(if spec.endpoints.is_empty() { Arc::from([itself()]) } else { names().collect() })
+        }
+        Resolution::Static | Resolution::Dns | Resolution::DnsRoundRobin => {
+            endpoints::merge(&mut found.usable, written());
+            Discovery::Endpoints
+        }
+    };
+    Some(ServicePort {
+        name: port.name.as_str().into(),
+        number,
+        protocol,
+        discovery,
+        endpoints: found.usable.into(),
+        excluded: found.excluded.into(),
+        service: Arc::new(ServiceRef {
+            host: host.into(),
+            port: number,
+            name: host.into(),
+            namespace: meta.namespace.as_str().into(),
+        }),
+    })
+}
+
+fn unite(older: &mut Service, newer: Service) {
+    for address in newer.addresses {
+        if !older.addresses.contains(&address) {
+            older.addresses.push(address);
+        }
+    }
+    older.ranges.extend(newer.ranges);
+    for port in newer.ports {
+        match older.ports.iter_mut().find(|it| it.number == port.number) {
+            None => older.ports.push(port),
+            // Endpoints unite only if both have some; of two ways to find them the older stays.
+            Some(known)
+                if known.discovery == Discovery::Endpoints && port.discovery == Discovery::Endpoints =>
+            {
+                let mut all = known.endpoints.to_vec();
+                endpoints::merge(&mut all, port.endpoints.iter().cloned());
+                known.endpoints = all.into();
+            }
+            Some(_) => {}
+        }
+    }
+}

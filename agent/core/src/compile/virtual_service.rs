@@ -1,0 +1,206 @@
+//! VirtualServices: hosts and gateways completed, delegates merged in, rules compiled.
+
+use std::sync::Arc;
+
+use super::http_route::{RuleContext, compile_rule};
+use super::{by_age, delegate, l4};
+use crate::api::meta::Resource;
+use crate::api::virtual_service::{Destination, HttpRoute, VirtualService};
+use crate::diagnostic::{Code, Diagnostic, Severity};
+use crate::host::{self, HostKey};
+use crate::inputs::Inputs;
+use crate::snapshot::{CompiledVirtualService, MESH, ServiceKind, State, Visibility};
+
+pub(super) fn compile(inputs: &Inputs, state: &mut State, diagnostics: &mut Vec<Diagnostic>) {
+    let all = by_age(&inputs.virtual_services);
+    // A delegate without a root does nothing by itself.
+    let roots = all.into_iter().filter(|resource| !resource.spec.hosts.is_empty());
+    let compiled: Vec<_> =
+        roots.map(|resource| Arc::new(one(resource, inputs, state, diagnostics))).collect();
+    state.virtual_services = compiled;
+    claim_unregistered(state);
+}
+
+fn one(
+    resource: &Arc<Resource<VirtualService>>,
+    inputs: &Inputs,
+    state: &State,
+    diagnostics: &mut Vec<Diagnostic>,
+) -> CompiledVirtualService {
+    let (meta, spec) = (&resource.meta, &resource.spec);
+    let hosts = spec.hosts.iter().enumerate().map(|(index, written)| {
+        let host = host::complete(written, &meta.namespace, &state.mesh.cluster_domain);
+        warn_of_dotted_name(resource, index, &host, state, diagnostics);
+        HostKey::parse(&host)
+    });
+    let hosts = hosts.collect();
+    let gateways = gateway_references(&spec.gateways, &meta.namespace);
+    let mut http = Vec::new();
+    for (index, rule) in spec.http.iter().enumerate() {
+        let context = RuleContext::new(resource, index);
+        match &rule.delegate {
+            None => http.push({
+                let rule = completed(rule, resource, index, state, diagnostics);
+                compile_rule(&rule, &context, &state.mesh.default_retries, diagnostics)
+            }),
+            Some(target) => {
+                for (rule, context) in
+                    delegate::expand(resource, index, rule, target, inputs, state, diagnostics)
+                {
+                    http.push(compile_rule(&rule, &context, &state.mesh.default_retries, diagnostics));
+                }
+            }
+        }
+    }
+    CompiledVirtualService {
+        namespace: meta.namespace.as_str().into(),
+        hosts,
+        visibility: Visibility::of(&spec.export_to, &meta.namespace, &state.mesh.virtual_service_export),
+        http,
+        tls: l4::tls(resource, state, diagnostics),
+        tcp: l4::tcp(resource, state, diagnostics),
+        gateways,
+    }
+}
+
+/// Gateways as `namespace/name`; none means the mesh.
+pub(super) fn gateway_references(written: &[String], namespace: &str) -> Vec<Arc<str>> {
+    if written.is_empty() {
+        return vec![MESH.into()];
+    }
+    entry_gateways(written, namespace)
+}
+
+/// As [`gateway_references`], for a match entry, where none means all.
+pub(super) fn entry_gateways(written: &[String], namespace: &str) -> Vec<Arc<str>> {
+    let complete = |name: &String| match name.as_str() {
+        MESH => MESH.into(),
+        name if name.contains('/') => {
+            name.replacen("./", &format!("{namespace}/"), usize::from(name.starts_with("./"))).into()
+        }
+        name => format!("{namespace}/{name}").into(),
+    };
+    written.iter().map(complete).collect()
+}
+
+/// The rule with its destinations completed in the namespace of `resource`, whoever it is merged into.
+pub(super) fn completed(
+    rule: &HttpRoute,
+    resource: &Resource<VirtualService>,
+    index: usize,
+    state: &State,
+    diagnostics: &mut Vec<Diagnostic>,
+) -> HttpRoute {
+    let mut rule = rule.clone();
+    let field = format!("spec.http[{index}]");
+    for (leg, route) in rule.route.iter_mut().enumerate() {
+        if let Some(destination) = &mut route.destination {
+            complete(
+                destination,
+                resource,
+                &format!("{field}.route[{leg}].destination.host"),
+                state,
+                diagnostics,
+            );
+        }
+    }
+    if let Some(destination) = &mut rule.mirror {
+        complete(destination, resource, &format!("{field}.mirror.host"), state, diagnostics);
+    }
+    for (position, mirror) in rule.mirrors.iter_mut().enumerate() {
+        if let Some(destination) = &mut mirror.destination {
+            complete(
+                destination,
+                resource,
+                &format!("{field}.mirrors[{position}].destination.host"),
+                state,
+                diagnostics,
+            );
+        }
+    }
+    rule
+}
+
+/// Completes a destination. `name.namespace` that no registry knows as it stands, but that names a Service, means that Service
+/// (DESIGN D8), with a warning: Istio would answer 503.
+pub(super) fn complete(
+    destination: &mut Destination,
+    resource: &Resource<VirtualService>,
+    field: &str,
+    state: &State,
+    diagnostics: &mut Vec<Diagnostic>,
+) {
+    let host = host::complete(&destination.host, &resource.meta.namespace, &state.mesh.cluster_domain);
+    if let Some(fqdn) = dotted_service(&host, state) {
+        diagnostics.push(
+            resource
+                .diagnostic(
+                    Severity::Warning,
+                    Code::ShortNameTaken,
+                    field,
+                    format!("{host} is taken for the Service {fqdn}; Istio would answer 503"),
+                )
+                .with_hint(format!("write {fqdn}")),
+        );
+        destination.host = fqdn;
+    } else {
+        destination.host = host;
+    }
+}
+
+/// The FQDN that `name.namespace` or `name.namespace.svc` would mean, if a Service has it and nobody the name itself.
+fn dotted_service(host: &str, state: &State) -> Option<String> {
+    let short = host.strip_suffix(".svc").unwrap_or(host);
+    if short.split('.').count() != 2 || state.by_host.contains_key(host.to_ascii_lowercase().as_str()) {
+        return None;
+    }
+    let fqdn = format!("{short}.svc.{}", state.mesh.cluster_domain);
+    state.by_host.contains_key(fqdn.as_str()).then_some(fqdn)
+}
+
+/// Hosts of a VirtualService stay literal, as in Istio; what looks like a Service's short form gets a word of warning, unless
+/// the full name is there too.
+fn warn_of_dotted_name(
+    resource: &Resource<VirtualService>,
+    index: usize,
+    host: &str,
+    state: &State,
+    diagnostics: &mut Vec<Diagnostic>,
+) {
+    let Some(fqdn) = dotted_service(host, state) else { return };
+    if resource.spec.hosts.contains(&fqdn) {
+        return;
+    }
+    diagnostics.push(
+        resource
+            .diagnostic(
+                Severity::Warning,
+                Code::NoEffect,
+                &format!("spec.hosts[{index}]"),
+                format!("{host} is not completed, so these rules do not govern the Service {fqdn}"),
+            )
+            .with_hint(format!("write {fqdn}")),
+    );
+}
+
+/// Hosts that only a VirtualService knows are served on port 80, as in Istio, so that port is captured on any address.
+fn claim_unregistered(state: &mut State) {
+    let unregistered = state.virtual_services.iter().any(|service| {
+        service.gateways.iter().any(|gateway| &**gateway == MESH)
+            && service.hosts.iter().any(|host| {
+                *host != HostKey::Any && !state.services.iter().any(|known| host.covers(&known.key))
+            })
+    });
+    let aliased = state
+        .services
+        .iter()
+        .any(|service| matches!(&service.kind, ServiceKind::ExternalName(_)) && service.ports.is_empty());
+    if unregistered || aliased {
+        state.claimed_ports.insert(80);
+    }
+    for service in &state.services {
+        if matches!(&service.kind, ServiceKind::ExternalName(_)) {
+            state.claimed_ports.extend(service.ports.iter().map(|port| port.number));
+        }
+    }
+}
