@@ -12,6 +12,7 @@ pub mod balance;
 pub mod capture;
 pub mod client;
 pub mod cluster;
+pub mod compile;
 pub mod diagnostic;
 pub mod edits;
 pub mod host;
