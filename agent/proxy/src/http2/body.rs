@@ -97,6 +97,11 @@ impl RequestBody {
         }
     }
 
+    /// Whether it broke its framing.
+    pub(super) fn is_malformed(&self) -> bool {
+        matches!(self.source, Source::Failed(BodyError::Malformed))
+    }
+
     /// Bytes received so far.
     pub(super) fn received(&self) -> u64 {
         self.received

@@ -281,6 +281,8 @@ impl Exchange for Http2Exchange {
             && !matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
         let begun = self.reply.borrow_mut().begin(response, !has_body);
         let end = match begun {
+            // `h2` has reset the stream for it by itself.
+            Err(Closed) if self.body.is_malformed() => End::ClientProtocol,
             Err(Closed) => End::ClientGone,
             Ok(()) if !has_body => End::Complete,
             Ok(()) => {

@@ -5,6 +5,8 @@
 //! other than `trailers`, a `content-length` that the body does not match. What it lets through and must not pass is refused
 //! here, with a status, so that it can be logged and counted: RFC 9113 section 8.1.1 allows both.
 
+use std::borrow::Cow;
+
 use http::header::{CONTENT_LENGTH, HOST};
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, request, response};
@@ -75,6 +77,15 @@ impl RequestHead {
             Some(target) if target.as_str().starts_with('/') => target,
             Some(target) if target.as_str() == "*" && parts.method == Method::OPTIONS => target,
             _ => return refused(400, "malformed request target"),
+        };
+        // Before routing, so that what decides and what is sent on are the same bytes.
+        let target = match settings.normalization.apply(target.as_str()) {
+            Ok(Cow::Borrowed(same)) if same.len() == target.as_str().len() => target,
+            Ok(normal) => match PathAndQuery::try_from(normal.as_ref()) {
+                Ok(target) => target,
+                Err(_) => return refused(400, "malformed path"),
+            },
+            Err(_) => return refused(400, "malformed path"),
         };
         let authority = authority(uri.authority, &headers)?;
         headers.remove(HOST);
@@ -241,6 +252,7 @@ fn has_outer_space(value: &[u8]) -> bool {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
     use super::*;
 
@@ -321,6 +333,24 @@ mod tests {
         let trusted =
             RequestHead::check(parts("GET", "http://a.b/", lines), &trusting).map(|head| head.scheme);
         assert_eq!(trusted, Ok("https"));
+    }
+
+    #[test]
+    fn a_path_is_normalised_before_it_is_routed_and_sent() {
+        for (uri, want) in [
+            ("http://a.b/x/../admin/a?q=/../z", "/admin/a?q=/../z"),
+            ("http://a.b/x\\..\\admin", "/admin"),
+            ("http://a.b/%61dmin", "/admin"),
+            ("http://a.b//admin", "//admin"),
+            ("http://a.b/x%2F..%2Fadmin", "/x%2F..%2Fadmin"),
+            ("http://a.b/x#y", "/x"),
+        ] {
+            let head = checked("GET", uri, &[]).unwrap();
+            assert_eq!(
+                (head.target(), head.attempt(1).uri().path_and_query().unwrap().as_str()),
+                (want, want)
+            );
+        }
     }
 
     #[test]

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use undermesh_core::path::Normalization;
+
 /// Settings of a connection that a client opened to us.
 #[derive(Debug, Clone)]
 pub struct ServerSettings {
@@ -9,6 +11,8 @@ pub struct ServerSettings {
     pub scheme: &'static str,
     /// Whether `x-forwarded-proto` tells the scheme. Default false.
     pub trusts_forwarded_proto: bool,
+    /// How paths are normalised before anything looks at them.
+    pub normalization: Normalization,
     /// SETTINGS_MAX_CONCURRENT_STREAMS. Default 1024: a pod's gRPC channel carries all of its calls, so the usual 100
     /// would queue calls that reach the server at once without a mesh; Envoy's historic 2^31-1 bounds nothing (it has
     /// since moved to 1024 too).
@@ -42,6 +46,7 @@ impl Default for ServerSettings {
         Self {
             scheme: "http",
             trusts_forwarded_proto: false,
+            normalization: Normalization::default(),
             max_concurrent_streams: 1024,
             max_head_bytes: 60 * 1024,
             max_head_lines: 100,

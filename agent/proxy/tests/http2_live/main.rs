@@ -2,7 +2,8 @@
 //! the rules), the proxy's codec between them, and a small request path in place of the real one.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
-// mod hostile;
+mod frames;
+mod hostile;
 mod life;
 mod retry;
 mod streams;
