@@ -57,7 +57,8 @@ pub enum Error {
     /// The programs would be attached exactly where the agent itself is.
     #[error(
         "{path} is the agent's own cgroup: what is attached there redirects the agent's own connections back to it. \
-         Attach at the pods' cgroup (--cgroup), or start the agent in a cgroup of its own below (as systemd and Kubernetes do)"
+         Attach at the pods' cgroup (--cgroup), start the agent in a cgroup of its own below (as systemd and Kubernetes do), \
+         or, in a container, mount the host's /sys/fs/cgroup: the container's own shows nothing but itself"
     )]
     OwnCgroup {
         /// The attach point.

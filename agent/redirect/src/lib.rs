@@ -38,6 +38,8 @@ mod object;
 pub mod origin;
 pub mod plan;
 mod preflight;
+#[cfg(feature = "log")]
+pub mod program_log;
 mod redirect;
 mod sync;
 mod sys;

@@ -109,4 +109,11 @@ impl Redirect {
             .map_err(|error| access(names::EVENTS, "open")(std::io::Error::other(error)))?;
         Events::open(ring).map(Some).map_err(access(names::EVENTS, "poll"))
     }
+
+    /// The log lines of the programs; `None` if the object has none, or they were taken before. Call it in a tokio
+    /// runtime.
+    #[cfg(feature = "log")]
+    pub fn take_program_log(&mut self) -> Result<Option<crate::program_log::ProgramLog>, Error> {
+        crate::program_log::ProgramLog::open(&mut self.object).map_err(access("AYA_LOGS", "open"))
+    }
 }

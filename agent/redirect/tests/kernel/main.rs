@@ -7,6 +7,11 @@
 //! A harness of its own, since the cases need processes of their own (a cgroup holds processes, not threads) and threads
 //! that may be left in another namespace: this binary starts itself again as "pod" or "agent", see `child.rs`.
 #![allow(unsafe_code, reason = "ioctl and sendto with MSG_FASTOPEN")]
+#![allow(
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a harness of its own: clippy does not see that these are tests"
+)]
 
 mod cases;
 mod child;
