@@ -18,6 +18,7 @@ mod http_match;
 mod http_route;
 mod l4;
 mod mesh;
+mod pods;
 mod references;
 mod services;
 mod sidecar;
@@ -45,6 +46,7 @@ pub fn compile(inputs: &Inputs) -> Compiled {
     let mut diagnostics = Vec::new();
     let mut state = State { mesh: mesh::compile(inputs, &mut diagnostics), ..State::default() };
     services::compile(inputs, &mut state, &mut diagnostics);
+    pods::compile(inputs, &mut state);
     destination_rule::compile(inputs, &mut state);
     virtual_service::compile(inputs, &mut state, &mut diagnostics);
     gateway::compile(inputs, &mut state, &mut diagnostics);

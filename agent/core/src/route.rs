@@ -16,7 +16,7 @@ mod format;
 mod headers;
 mod matching;
 mod observer;
-mod re2;
+pub(crate) mod re2;
 mod redirect;
 mod retry;
 mod rewrite;

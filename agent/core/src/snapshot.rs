@@ -15,10 +15,11 @@ mod routes;
 mod service;
 mod visibility;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use crate::api::meta::Key;
 use crate::capture::Capture;
 use crate::client::Client;
 use crate::cluster::ServiceRef;
@@ -61,6 +62,8 @@ pub(crate) struct State {
     /// Oldest first.
     pub(crate) gateways: Vec<Arc<CompiledGateway>>,
     pub(crate) scopes: Vec<Scope>,
+    /// Namespace and name of a pod to what it is as a client.
+    pub(crate) pods: BTreeMap<Key, Client>,
 }
 
 /// Everything a connection of one client to one address can need.
@@ -155,6 +158,17 @@ impl Snapshot {
         let &(service, port) = found.first()?;
         let service = self.state.services.get(service as usize)?;
         Some((service, service.ports.get(usize::from(port))?))
+    }
+
+    /// Whether a connection to `dialled` is among [`Snapshot::captures`].
+    pub fn captures_address(&self, dialled: SocketAddr) -> bool {
+        self.state.by_address.contains_key(&(dialled.ip().to_canonical(), dialled.port()))
+            || self.state.captured_ports().contains(&dialled.port())
+    }
+
+    /// A pod as a client.
+    pub fn client_of_pod(&self, namespace: &str, name: &str) -> Option<&Client> {
+        self.state.pods.get(&Key::new(namespace, name))
     }
 
     /// What a connection of `client` to `dialled` means. An address nobody knows passes through (ALLOW_ANY) or is refused

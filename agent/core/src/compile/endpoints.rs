@@ -80,13 +80,8 @@ impl<'a> Finder<'a> {
         finder
     }
 
-    /// `region/zone/subzone` of a node, or what the slice says of the zone.
     fn locality(&self, node: &str, zone: &str) -> Arc<str> {
-        let node = self.inputs.nodes.get(&Key::new("", node)).map(|node| &node.spec);
-        let region = node.map_or("", |node| &node.region);
-        let zone = node.map(|node| &*node.zone).filter(|zone| !zone.is_empty()).unwrap_or(zone);
-        let subzone = node.map_or("", |node| &node.subzone);
-        format!("{region}/{zone}/{subzone}").trim_end_matches('/').into()
+        locality(self.inputs, node, zone)
     }
 
     /// The endpoints of a port of a Kubernetes Service.
@@ -262,6 +257,15 @@ fn of_pod(
         locality: locality.clone(),
         weight: 1,
     }
+}
+
+/// `region/zone/subzone` of a node, or what the slice says of the zone.
+pub(super) fn locality(inputs: &Inputs, node: &str, zone: &str) -> Arc<str> {
+    let node = inputs.nodes.get(&Key::new("", node)).map(|node| &node.spec);
+    let region = node.map_or("", |node| &node.region);
+    let zone = node.map(|node| &*node.zone).filter(|zone| !zone.is_empty()).unwrap_or(zone);
+    let subzone = node.map_or("", |node| &node.subzone);
+    format!("{region}/{zone}/{subzone}").trim_end_matches('/').into()
 }
 
 /// An endpoint written in a WorkloadEntry or ServiceEntry; `None` if its address is a name or a unix socket.

@@ -1,0 +1,289 @@
+//! Explaining: what would become of a request, and why.
+//!
+//! Runs the very functions the proxy runs, [`Snapshot::outbound`] or [`Snapshot::gateway`] and then
+//! [`route::decide`](crate::route::decide), with an observer that writes down each step. Shares are computed from the tables,
+//! not sampled.
+
+mod answer;
+mod request;
+mod result;
+mod trace;
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+use rand_core::RngCore;
+
+use crate::client::{Client, ClientKind};
+use crate::edits::Edits;
+use crate::route::{
+    self, Abort, Decision, Facts, HttpTable, Outcome, Percent, Route, TcpAction, TcpDecision, TcpTable,
+};
+use crate::snapshot::Snapshot;
+use crate::view::RequestView;
+
+use answer::Answer;
+use request::View;
+pub use request::{GatewaySource, ProtocolName, Request, Requests, Source};
+pub use result::{
+    DecidedBy, Destination, DirectAnswer, EndpointAnswer, Explanation, FaultAnswer, MirrorAnswer,
+    OutcomeName, PolicyAnswer, RedirectAnswer, RequestAnswer, ResponseAnswer, Results, Retries, Rule,
+    ServiceName, VERSION,
+};
+use trace::Trace;
+
+/// Answers all requests.
+pub fn explain_all(snapshot: &Snapshot, requests: &Requests) -> Results {
+    let results = requests.requests.iter().map(|request| explain(snapshot, request)).collect();
+    Results { version: VERSION, generation: snapshot.generation(), results }
+}
+
+/// Answers one request. Total: any request has an answer.
+pub fn explain(snapshot: &Snapshot, request: &Request) -> Explanation {
+    let mut trace = Trace::default();
+    match &request.gateway {
+        Some(gateway) => at_gateway(snapshot, request, gateway, trace),
+        None => {
+            let client = client(snapshot, &request.source, &mut trace);
+            from_mesh(snapshot, request, &client, trace)
+        }
+    }
+}
+
+/// Routes do not depend on chance, and shares are computed; whatever is drawn here is not looked at.
+struct NoChance;
+
+impl RngCore for NoChance {
+    fn next_u32(&mut self) -> u32 {
+        0
+    }
+
+    fn next_u64(&mut self) -> u64 {
+        0
+    }
+
+    fn fill_bytes(&mut self, bytes: &mut [u8]) {
+        bytes.fill(0);
+    }
+}
+
+fn client(snapshot: &Snapshot, source: &Source, trace: &mut Trace) -> Client {
+    let pod = source.pod.as_deref().map(|pod| pod.split_once('/').unwrap_or(("default", pod)));
+    let mut client = match pod {
+        None => {
+            Client { service_account: "default".into(), namespace: "default".into(), ..Client::default() }
+        }
+        Some((namespace, name)) => snapshot.client_of_pod(namespace, name).cloned().unwrap_or_else(|| {
+            trace
+                .push(format!("no Pod {namespace}/{name} is known; only what the request says of it counts"));
+            Client { namespace: namespace.into(), workload: name.into(), ..Client::default() }
+        }),
+    };
+    if let Some(namespace) = &source.namespace {
+        client.namespace = namespace.as_str().into();
+    }
+    if let Some(labels) = &source.labels {
+        client.labels = labels.clone();
+    }
+    if let Some(account) = &source.service_account {
+        client.service_account = account.as_str().into();
+    }
+    if let Some(locality) = &source.locality {
+        client.locality = locality.as_str().into();
+    }
+    if let Some(node) = &source.node {
+        client.node = node.as_str().into();
+    }
+    if let Some(address) = source.address {
+        client.addresses = vec![address];
+    }
+    client
+}
+
+fn at_gateway(
+    snapshot: &Snapshot,
+    request: &Request,
+    gateway: &GatewaySource,
+    mut trace: Trace,
+) -> Explanation {
+    let client = Client {
+        kind: ClientKind::Gateway,
+        labels: gateway.labels.clone(),
+        namespace: gateway.namespace.as_str().into(),
+        ..Client::default()
+    };
+    let ports = snapshot.gateway(&client);
+    let Some(port) = ports.iter().find(|port| port.port == gateway.port) else {
+        trace.push(format!(
+            "no plain HTTP server of a Gateway that selects this workload has port {}",
+            gateway.port
+        ));
+        return Answer::new(request, DecidedBy::None).finish(OutcomeName::Reject, trace);
+    };
+    for server in &port.servers {
+        trace.push(format!(
+            "Gateway {}/{} server {} listens on {}",
+            server.namespace, server.gateway, server.index, port.port
+        ));
+    }
+    let answer = Answer::new(request, DecidedBy::Proxy);
+    // A gateway's own address is nobody's business here; Host falls back to nothing useful.
+    http(snapshot, request, &port.http, String::new(), answer, trace)
+}
+
+fn from_mesh(snapshot: &Snapshot, request: &Request, client: &Client, mut trace: Trace) -> Explanation {
+    // Without an address only Host can tell, as on a captured port.
+    let address = request.address.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
+    let dialled = SocketAddr::new(address, request.port);
+    let outbound = snapshot.outbound(client, dialled);
+    let captured = outbound.service.is_some() || snapshot.captures_address(dialled);
+    let mut answer = Answer::new(request, if captured { DecidedBy::Proxy } else { DecidedBy::None });
+    match &outbound.service {
+        Some(service) => {
+            trace.push(format!("{dialled} is port {} of {}", service.port, service.host));
+            answer.service(&service.host, service.port);
+        }
+        None if captured => {
+            trace.push(format!("{dialled} is no service that the client sees; the port is captured"))
+        }
+        None => {
+            trace
+                .push(format!("{dialled} is no service that the client sees; the connection is not touched"));
+            return answer.finish(OutcomeName::Passthrough, trace);
+        }
+    }
+    if request.protocol.is_http()
+        && (outbound.protocol.is_http() || outbound.protocol == crate::inventory::Protocol::Auto)
+    {
+        return http(snapshot, request, &outbound.http, dialled.to_string(), answer, trace);
+    }
+    tcp(request, &outbound.tcp, address, answer, trace)
+}
+
+fn tcp(
+    request: &Request,
+    table: &TcpTable,
+    dialled: IpAddr,
+    mut answer: Answer,
+    mut trace: Trace,
+) -> Explanation {
+    let decision = route::decide_tcp(table, dialled, request.sni.as_deref(), &mut NoChance);
+    let Some((route, _)) = table.forward(decision) else {
+        let refused = decision == TcpDecision::Reject;
+        trace.push(match (refused, table.otherwise) {
+            (true, TcpAction::Reject) => "no route for the connection: closed".to_owned(),
+            (true, TcpAction::Passthrough) => "the route has no destination: closed".to_owned(),
+            (false, _) => "no route for the connection: passed through".to_owned(),
+        });
+        return answer.finish(if refused { OutcomeName::Reject } else { OutcomeName::Passthrough }, trace);
+    };
+    trace.push(match &route.rule {
+        Some(rule) => format!("{rule}: takes the connection"),
+        None => "the service's default route takes the connection".to_owned(),
+    });
+    answer.rule(route.rule.as_deref());
+    answer.destinations(&route.destinations, |_| (None, None));
+    answer.finish(OutcomeName::Forward, trace)
+}
+
+fn http(
+    snapshot: &Snapshot,
+    request: &Request,
+    table: &HttpTable,
+    dialled: String,
+    mut answer: Answer,
+    mut trace: Trace,
+) -> Explanation {
+    let target = request.path.as_deref().unwrap_or("/");
+    let Ok(target) = snapshot.normalization().apply(target) else {
+        trace.push("the path is malformed: 400");
+        answer.status(400, Some("DPE"));
+        return answer.finish(OutcomeName::Reject, trace);
+    };
+    let view = View::new(request, target.into_owned(), dialled);
+    let decision = route::decide(table, &view, &mut NoChance, &mut trace);
+    let Some(route) = decision.route.and_then(|index| table.route(index)) else {
+        return without_route(table, &decision, &view, answer, trace);
+    };
+    answer.rule(route.rule.as_deref());
+    answer.fault(&route.fault);
+    let aborts = route.fault.abort.filter(|abort| abort.percent == Percent::ALL);
+    match decision.outcome {
+        Outcome::Forward { .. } => forward(table, &decision, route, &view, &mut answer),
+        Outcome::Redirect => redirect(table, &decision, &view, &mut answer),
+        Outcome::DirectResponse => {
+            if let Some((status, body)) = route::direct_response(table, &decision) {
+                answer.direct_response(status, body);
+            }
+        }
+        Outcome::Reject { status } => {
+            if let route::Action::Refused(why) = &route.action {
+                trace.push(format!("the route cannot be carried out: {why}"));
+            }
+            answer.status(status, None);
+        }
+        Outcome::NoRoute | Outcome::Passthrough | Outcome::HttpsRedirect => {}
+    }
+    if let Some(abort) = aborts {
+        let status = match abort.abort {
+            Abort::Http(status) if !view.is_grpc() => status,
+            Abort::Http(_) | Abort::Grpc(_) => 200,
+        };
+        answer.status(status, Some("FI"));
+        return answer.finish(OutcomeName::Abort, trace);
+    }
+    let outcome = match decision.outcome {
+        Outcome::Forward { .. } => OutcomeName::Forward,
+        Outcome::Redirect | Outcome::HttpsRedirect => OutcomeName::Redirect,
+        Outcome::DirectResponse => OutcomeName::DirectResponse,
+        Outcome::Passthrough => OutcomeName::Passthrough,
+        Outcome::NoRoute | Outcome::Reject { .. } => OutcomeName::Reject,
+    };
+    answer.finish(outcome, trace)
+}
+
+fn without_route(
+    table: &HttpTable,
+    decision: &Decision,
+    view: &View<'_>,
+    mut answer: Answer,
+    trace: Trace,
+) -> Explanation {
+    let outcome = match decision.outcome {
+        Outcome::Passthrough => OutcomeName::Passthrough,
+        Outcome::HttpsRedirect => {
+            redirect(table, decision, view, &mut answer);
+            OutcomeName::Redirect
+        }
+        Outcome::Reject { status } => {
+            answer.status(status, None);
+            OutcomeName::Reject
+        }
+        _ => {
+            answer.status(404, Some("NR"));
+            OutcomeName::Reject
+        }
+    };
+    answer.finish(outcome, trace)
+}
+
+fn redirect(table: &HttpTable, decision: &Decision, view: &View<'_>, answer: &mut Answer) {
+    let mut location = Vec::new();
+    if let Some(code) = route::redirect(table, decision, view, &mut location) {
+        answer.redirect(String::from_utf8_lossy(&location).into_owned(), code);
+    }
+}
+
+fn forward(table: &HttpTable, decision: &Decision, route: &Route, view: &View<'_>, answer: &mut Answer) {
+    answer.forwarding(route);
+    answer.destinations(&route.destinations, |destination| {
+        let decision = Decision { outcome: Outcome::Forward { destination }, ..*decision };
+        let facts = Facts::default();
+        let (mut request, mut response) = (Edits::default(), Edits::default());
+        route::request_edits(table, &decision, view, &facts, &mut request);
+        route::response_edits(table, &decision, None::<&answer::NoResponse>, &facts, &mut response);
+        (Some(answer::request(view, &request)), Some(answer::response(&response)))
+    });
+}
+
+#[cfg(test)]
+mod tests;
