@@ -15,6 +15,7 @@ pub mod cluster;
 pub mod compile;
 pub mod diagnostic;
 pub mod edits;
+pub mod explain;
 pub mod host;
 pub mod inputs;
 pub mod inventory;
