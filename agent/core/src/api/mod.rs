@@ -32,8 +32,10 @@ pub mod virtual_service;
 mod kubernetes;
 mod normalize;
 mod parse;
+mod validate;
 
 pub use parse::{Identity, MESH_CONFIG_MAP, Parsed, parse, parse_mesh_config};
+pub use validate::validate;
 
 use crate::inventory::{EndpointSlice, Namespace, Node, Pod, Service};
 use destination_rule::DestinationRule;
