@@ -318,6 +318,17 @@ impl Pipe {
         }
     }
 
+    /// Bytes that [`Pipe::append`] would take now.
+    pub fn room(&mut self) -> usize {
+        if self.has_raw() || !self.make_room(false) {
+            return 0;
+        }
+        let size = self.block.as_ref().map_or(0, |block| block.len());
+        let room = limit(size).saturating_sub(self.end as usize);
+        self.settle();
+        room
+    }
+
     /// Adds bytes of our own to what is to be written, as many as fit; none while unjudged bytes are here.
     pub fn append(&mut self, bytes: &[u8]) -> usize {
         if self.has_raw() || !self.make_room(false) {

@@ -1,5 +1,6 @@
 //! The life of an exchange on real sockets: answers of our own, retries, upgrades, time limits, drain, and what becomes of
 //! the connections on both sides.
+#![allow(clippy::unwrap_used, reason = "what fails in a helper fails the test")]
 
 mod support;
 

@@ -2,6 +2,7 @@
 //!
 //! A binary of its own, since it replaces the allocator. One test, so that nobody else allocates meanwhile.
 #![allow(unsafe_code, reason = "a global allocator that counts cannot be written without")]
+#![allow(clippy::unwrap_used, reason = "what fails in a helper fails the test")]
 
 mod support;
 

@@ -23,6 +23,7 @@ impl<S: ClientIo, P: RequestPath> Http1Exchange<S, P> {
     /// Writes the head of a reply of our own into the download pipe.
     pub(super) fn begin_answer(&mut self, reply: &LocalReply<'_>) {
         self.upstream = None;
+        self.drop_stream();
         self.download.give_up();
         self.upload.abandon();
         self.read_away();

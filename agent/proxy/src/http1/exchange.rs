@@ -17,6 +17,7 @@ use super::io::ClientIo;
 use super::message::Message;
 use super::request::ATTEMPT_TAIL;
 use super::response::Asked;
+use super::to_http2::Http2Side;
 use crate::buffer::{BlockSize, BufferPool};
 use crate::exchange::{
     AttemptError, ClientGone, End, Exchange, Judge, Limits, LocalReply, RequestPath, Stage, Transfer, Verdict,
@@ -45,6 +46,7 @@ pub(super) struct Http1Exchange<S, P> {
     pub(super) upload: Message,
     pub(super) download: Message,
     pub(super) upstream: Option<Lease>,
+    pub(super) http2: Option<Box<Http2Side>>,
     /// When the request had been received whole.
     pub(super) ended: Option<Instant>,
     /// When the current attempt began; only kept if it has a limit of its own.
@@ -81,6 +83,7 @@ impl<S: ClientIo, P: RequestPath> Http1Exchange<S, P> {
             upload: Message::new(Rc::clone(&buffers), BlockSize::Small),
             download: Message::new(buffers, BlockSize::Large),
             upstream: None,
+            http2: None,
             ended: None,
             attempt_started: None,
             waiting: None,
@@ -175,7 +178,9 @@ impl<S: ClientIo, P: RequestPath> Exchange for Http1Exchange<S, P> {
     ) -> Result<Verdict, AttemptError> {
         let lease = match upstream {
             Upstream::Http1(lease) => lease,
-            Upstream::Http2(_) => return Err(AttemptError::UpstreamProtocol),
+            Upstream::Http2(handle) => {
+                return Box::pin(self.attempt_http2(handle, number, &limits, judge)).await;
+            }
         };
         if !self.begin_attempt(lease, number, &limits) {
             return Err(self.end_attempt(AttemptError::UpstreamProtocol));
@@ -190,6 +195,9 @@ impl<S: ClientIo, P: RequestPath> Exchange for Http1Exchange<S, P> {
         self.is_answered = true;
         if self.is_tunnel {
             return Box::pin(self.tunnel()).await;
+        }
+        if self.http2.is_some() {
+            return Box::pin(self.relay_http2(&limits)).await;
         }
         let end = poll_fn(|context| self.poll_relay(context, &limits)).await;
         self.finish_relay(end)

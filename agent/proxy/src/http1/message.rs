@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use super::framing::{Framing, Malformed};
+use super::framing::{Framing, Malformed, PieceKind};
 use super::header::MAX_HEAD;
 use crate::buffer::{BlockSize, BufferPool, Pipe};
 
@@ -62,6 +62,34 @@ impl Message {
             self.is_done = advance.done;
         }
         Ok(())
+    }
+
+    /// Takes the next piece of the body out, for a reader who wants its content and not its framing. `None`: nothing more
+    /// for now, or at all once it [is done](Self::is_done).
+    ///
+    /// # Errors
+    /// It breaks its framing.
+    pub(super) fn take_piece<T>(
+        &mut self,
+        take: impl FnOnce(PieceKind, &[u8]) -> T,
+    ) -> Result<Option<T>, Malformed> {
+        if self.is_done || !self.pipe.has_raw() {
+            return Ok(None);
+        }
+        let raw = self.pipe.raw();
+        let piece = self.framing.piece(raw)?;
+        if piece.kind == PieceKind::Content {
+            self.content += piece.used as u64;
+        }
+        self.is_done = piece.kind == PieceKind::End || self.framing == Framing::Length(0);
+        let taken = take(piece.kind, raw.get(..piece.used).unwrap_or_default());
+        self.pipe.consume(piece.used);
+        Ok(Some(taken))
+    }
+
+    /// So many bytes of content were sent that did not come through this pipe's scanner.
+    pub(super) fn add_content(&mut self, count: u64) {
+        self.content += count;
     }
 
     /// The peer ended its stream. Whether the message is whole.

@@ -18,6 +18,8 @@ use undermesh_core::path::Normalization;
 
 mod alarm;
 mod answer;
+mod bridge;
+pub mod client;
 mod connection;
 mod exchange;
 pub mod framing;
@@ -32,6 +34,7 @@ pub mod request;
 pub mod response;
 #[cfg(test)]
 mod split;
+mod to_http2;
 mod tunnel;
 
 pub use connection::serve;

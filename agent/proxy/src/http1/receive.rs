@@ -4,6 +4,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use super::alarm::now;
+use super::bridge;
 use super::exchange::{Fate, Http1Exchange};
 use super::framing::Framing;
 use super::header::Slots;
@@ -11,6 +12,7 @@ use super::io::ClientIo;
 use super::relay::ROUNDS;
 use super::request::{Refusal, RequestHead};
 use super::response::Asked;
+use super::to_http2::Http2Side;
 use crate::buffer::Fill;
 use crate::exchange::{RequestMeta, RequestPath, Stage};
 
@@ -102,8 +104,14 @@ impl<S: ClientIo, P: RequestPath> Http1Exchange<S, P> {
                 asked: Asked { head: head.is_head(), upgrade: head.upgrade().is_some() },
                 expects_continue: head.expects_continue(),
             };
-            if stage == Stage::Http1 {
-                head.write(&scratch.edits, &mut scratch.head);
+            self.http2 = None;
+            match stage {
+                Stage::Answer => {}
+                Stage::Http1 => head.write(&scratch.edits, &mut scratch.head),
+                Stage::Http2 => {
+                    let request = bridge::request_to_http2(&head, &scratch.edits)?;
+                    self.http2 = Some(Box::new(Http2Side::new(request, framing)));
+                }
             }
             self.stage_request(found, &scratch.head).map(Some)
         })
@@ -119,7 +127,11 @@ impl<S: ClientIo, P: RequestPath> Http1Exchange<S, P> {
                 }
                 self.head_length = head.len() as u32;
             }
-            Stage::Answer | Stage::Http2 => self.upload.pipe.consume(found.length),
+            Stage::Answer => self.upload.pipe.consume(found.length),
+            Stage::Http2 => {
+                self.upload.pipe.consume(found.length);
+                self.upload.pipe.pin();
+            }
         }
         self.upload.begin_body(found.framing);
         self.stage = found.stage;

@@ -269,7 +269,8 @@ impl<S: ClientIo, P: RequestPath> Http1Exchange<S, P> {
     }
 
     pub(super) fn poll_client(&mut self, context: &mut Context<'_>) -> Client {
-        let may_unpin = !self.upload.is_done() && self.upstream.is_some();
+        let has_upstream = self.upstream.is_some() || self.http2.as_ref().is_some_and(|side| side.is_open());
+        let may_unpin = !self.upload.is_done() && has_upstream;
         match self.upload.pipe.poll_fill(context, &mut self.client, may_unpin) {
             Poll::Ready(Ok(Fill::Bytes(_))) => Client::Moved,
             Poll::Ready(Ok(Fill::Full)) | Poll::Pending => Client::Waits,
@@ -287,7 +288,7 @@ impl<S: ClientIo, P: RequestPath> Http1Exchange<S, P> {
         }
     }
 
-    fn poll_limits(
+    pub(super) fn poll_limits(
         &mut self,
         context: &mut Context<'_>,
         limits: &Limits,

@@ -3,6 +3,7 @@
 #![allow(
     dead_code,
     missing_docs,
+    unreachable_pub,
     clippy::unwrap_used,
     clippy::panic,
     reason = "shared by test binaries, each of which uses its own part; what fails here fails the test"
@@ -55,6 +56,8 @@ pub struct TestPath {
     pub errors: RefCell<Vec<AttemptError>>,
     /// `method scheme authority target upgrade has_body` of every request.
     pub seen: RefCell<Vec<String>>,
+    /// The HTTP/2 connection that requests go to instead, if set.
+    pub http2: RefCell<Option<h2::client::SendRequest<bytes::Bytes>>>,
     /// Do not record, so that nothing is allocated here.
     pub quiet: Cell<bool>,
 }
@@ -94,6 +97,7 @@ impl TestPath {
             transfers: RefCell::default(),
             errors: RefCell::default(),
             seen: RefCell::default(),
+            http2: RefCell::default(),
             quiet: Cell::new(false),
         })
     }
@@ -107,7 +111,7 @@ impl TestPath {
         self.transfers.borrow().last().map(|transfer| transfer.end)
     }
 
-    async fn lease(&self, fresh: bool) -> Option<Lease> {
+    pub async fn lease(&self, fresh: bool) -> Option<Lease> {
         let home: Rc<dyn Home> = Rc::clone(&self.idle) as _;
         let pooled = if fresh { None } else { self.idle.list.borrow_mut().pop() };
         match pooled {
@@ -165,7 +169,12 @@ impl RequestPath for TestPath {
         (self.edit_request.get())(edits);
         let local = head.target().starts_with("/local");
         let plan = Plan { local, idempotent: head.method() != "POST" };
-        (plan, if local { Stage::Answer } else { Stage::Http1 })
+        let stage = match local {
+            true => Stage::Answer,
+            false if self.http2.borrow().is_some() => Stage::Http2,
+            false => Stage::Http1,
+        };
+        (plan, stage)
     }
 
     async fn run<X: Exchange>(&self, plan: Plan, exchange: &mut X) {
@@ -184,9 +193,15 @@ impl RequestPath for TestPath {
         let (mut number, mut fresh) = (0, false);
         let status = loop {
             number += 1;
-            let Some(lease) = self.lease(fresh).await else { break 503 };
+            let handle = self.http2.borrow().clone();
+            let upstream = match handle {
+                Some(handle) => Upstream::Http2(handle),
+                None => match self.lease(fresh).await {
+                    Some(lease) => Upstream::Http1(lease),
+                    None => break 503,
+                },
+            };
             let mut judge = TestJudge { path: self, may_retry: number < self.attempts.get() };
-            let upstream = Upstream::Http1(lease);
             match exchange.attempt(upstream, number, self.limits.get(), &mut judge).await {
                 Ok(Verdict::Relay) => {
                     let transfer = exchange.relay(self.limits.get()).await;
