@@ -16,7 +16,7 @@ use crate::object::{self, Limits};
 use crate::origin::Origins;
 use crate::plan::{DesiredMaps, FailMode, Node};
 use crate::preflight;
-use crate::sync::{Applied, Sync};
+use crate::sync::{Applied, MapSync};
 
 /// How to load.
 #[derive(Debug, Clone, Default)]
@@ -33,7 +33,7 @@ pub struct Settings {
 pub struct Redirect {
     // Fields drop in this order: the programs that redirect go before anything they need.
     pub(crate) attached: Vec<Attached>,
-    pub(crate) sync: Sync,
+    pub(crate) sync: MapSync,
     pub(crate) origins: Origins,
     counters: Counters,
     pub(crate) point: AttachPoint,
@@ -51,7 +51,7 @@ impl Redirect {
         let point = AttachPoint::find(settings.cgroup.as_deref())?;
         let host_netns = Netns::current()?.cookie();
         let mut object = object::load(&settings.limits)?;
-        let sync = Sync::open(&object)?;
+        let sync = MapSync::open(&object)?;
         let origins = Origins::open(&object)?;
         let counters = Counters::open(&object)?;
         let attached = attach(&mut object, &point)?;
@@ -86,8 +86,8 @@ impl Redirect {
         self.sync.apply(desired)
     }
 
-    /// Says that the proxy serves its listeners. With [`Node::heartbeat_timeout`] it must be called at least twice in
-    /// that time, by the very runtime that accepts connections.
+    /// Says that the proxy serves its listeners; so does every [`apply`](Self::apply). With [`Node::heartbeat_timeout`]
+    /// call it at least twice in that time, and only after a sign of life from the runtime that accepts connections.
     pub fn heartbeat(&mut self) -> Result<(), Error> {
         self.sync.heartbeat()
     }
@@ -115,5 +115,19 @@ impl Redirect {
     #[cfg(feature = "log")]
     pub fn take_program_log(&mut self) -> Result<Option<crate::program_log::ProgramLog>, Error> {
         crate::program_log::ProgramLog::open(&mut self.object).map_err(access("AYA_LOGS", "open"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn handles_can_be_shared_as_the_agent_needs() {
+        fn sent<T: Send + 'static>() {}
+        fn shared<T: Clone + Send + Sync + 'static>() {}
+        sent::<Redirect>();
+        sent::<Events>();
+        shared::<Origins>();
     }
 }

@@ -30,7 +30,7 @@ pub struct Applied {
 
 /// The maps that user space writes.
 #[derive(Debug)]
-pub(crate) struct Sync {
+pub(crate) struct MapSync {
     config_map: TypedMap<u32, Config>,
     config: Config,
     services: Table<ServiceKey, Service>,
@@ -39,7 +39,7 @@ pub(crate) struct Sync {
     workloads_by_cgroup: Table<u64, Workload>,
 }
 
-impl Sync {
+impl MapSync {
     /// Of a freshly loaded object: the maps are empty.
     pub(crate) fn open(object: &aya::Ebpf) -> Result<Self, Error> {
         Ok(Self {

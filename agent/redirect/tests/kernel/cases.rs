@@ -41,6 +41,7 @@ cases! {
     a_full_map_of_origins_is_counted,
     pods_in_the_nodes_namespace_are_told_apart_by_cgroup,
     the_agents_own_connections_are_never_redirected,
+    nor_are_they_where_only_a_part_of_the_hierarchy_is_mounted,
     the_programs_are_never_attached_at_the_agents_own_cgroup,
     updates_write_what_changed_and_a_full_map_is_an_error,
     a_listeners_port_that_is_taken_in_the_pod_is_named,
@@ -369,6 +370,24 @@ fn the_agents_own_connections_are_never_redirected() {
             reply.starts_with(&format!("Err(Some({})) own=1 redirected=0 level=Some(", libc::ENETUNREACH)),
             "{reply}"
         );
+    }
+}
+
+fn nor_are_they_where_only_a_part_of_the_hierarchy_is_mounted() {
+    let top = Cgroup::top();
+    let (agent, pods) = (top.child("agent"), top.child("pods"));
+    let inside = agent.child("inside");
+    let pod = Process::start("pod", &pods);
+    for cgroup in [&agent, &inside] {
+        let mut process = Process::start("agent", cgroup);
+        let path = pod.netns().path().display().to_string();
+        let reply = process.ask(&format!("own-traffic-in-part {} {path}", top.path().display()));
+        let want = format!(
+            "Err(Some({})) own=1 redirected=0 level=Some({})",
+            libc::ENETUNREACH,
+            undermesh_common::LEVEL_UNKNOWN
+        );
+        assert_eq!(reply, want);
     }
 }
 

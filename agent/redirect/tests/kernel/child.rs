@@ -35,7 +35,11 @@ pub(crate) fn run(role: &str) -> ExitCode {
         let reply = match words.as_slice() {
             ["connect", kind, target] => connect(kind, target.parse().expect("an address"), &mut held)
                 .unwrap_or_else(|error| format!("err {}", error.raw_os_error().unwrap_or_default())),
-            ["own-traffic", top, pod] => own_traffic(top.into(), pod.into()),
+            ["own-traffic", top, pod] => own_traffic(Some(top.into()), pod.into()),
+            ["own-traffic-in-part", top, pod] => {
+                world::see_only(top.as_ref());
+                own_traffic(None, pod.into())
+            }
             ["load", cgroup] => load(cgroup.into()),
             ["release"] => {
                 held.clear();
@@ -130,9 +134,9 @@ fn fast_open(socket: &Socket, target: SocketAddr) -> io::Result<()> {
     if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
-/// As the agent: attach above our own cgroup, capture a service for `pod`, and dial that service in the pod's namespace.
-fn own_traffic(top: PathBuf, pod: PathBuf) -> String {
-    let mut redirect = Redirect::load(&Settings { cgroup: Some(top), ..Settings::default() }).expect("load");
+/// As the agent: attach above our own cgroup (given, or found), capture a service for `pod`, and dial that service in the pod's namespace.
+fn own_traffic(cgroup: Option<PathBuf>, pod: PathBuf) -> String {
+    let mut redirect = Redirect::load(&Settings { cgroup, ..Settings::default() }).expect("load");
     let pod = Netns::open(pod).expect("the pod's namespace");
     let workload = world::workload(1, plan::Place::Netns(pod.cookie()));
     let desired = plan::plan(world::captures(), &[workload], &redirect.node(), 1);

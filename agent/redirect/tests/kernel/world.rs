@@ -87,6 +87,32 @@ impl Drop for Cgroup {
     }
 }
 
+/// Leaves this process a mount of `part` as all it sees of cgroup2, as a container with a bind mount does.
+pub(crate) fn see_only(part: &Path) {
+    // SAFETY: this process has one thread, and no path it holds open is unmounted.
+    unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNS) }.expect("unshare");
+    let mount = |from: Option<&Path>, to: &Path, kind: Option<&str>, flags| {
+        let text = |text: &std::ffi::OsStr| std::ffi::CString::new(text.as_encoded_bytes()).expect("no NUL");
+        let (from, to) = (from.map(|from| text(from.as_os_str())), text(to.as_os_str()));
+        let kind = kind.map(|kind| text(kind.as_ref()));
+        let pointer =
+            |text: &Option<std::ffi::CString>| text.as_ref().map_or(std::ptr::null(), |it| it.as_ptr());
+        // SAFETY: strings that live until the call returns; no data.
+        let result =
+            unsafe { libc::mount(pointer(&from), to.as_ptr(), pointer(&kind), flags, std::ptr::null()) };
+        assert_eq!(result, 0, "mount: {}", io::Error::last_os_error());
+    };
+    mount(None, Path::new("/"), None, libc::MS_REC | libc::MS_PRIVATE);
+    mount(None, Path::new("/mnt"), Some("tmpfs"), 0);
+    fs::create_dir("/mnt/part").expect("a mount point");
+    mount(Some(part), Path::new("/mnt/part"), None, libc::MS_BIND);
+    let whole = cgroup_mount().expect("checked by `possible`");
+    let whole = std::ffi::CString::new(whole.as_os_str().as_encoded_bytes()).expect("no NUL");
+    // SAFETY: a string that lives until the call returns.
+    let result = unsafe { libc::umount2(whole.as_ptr(), libc::MNT_DETACH) };
+    assert_eq!(result, 0, "umount: {}", io::Error::last_os_error());
+}
+
 /// A child in a cgroup; as a "pod" in a network namespace of its own, else in that of the calling thread.
 pub(crate) struct Process {
     child: Child,
