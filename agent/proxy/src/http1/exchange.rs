@@ -58,6 +58,8 @@ pub(super) struct Http1Exchange<S, P> {
     pub(super) asked: Asked,
     pub(super) expects_continue: bool,
     pub(super) fate: Fate,
+    /// The client said that this request is its last.
+    pub(super) is_last: bool,
     /// The client's body broke its framing.
     pub(super) is_malformed: bool,
     /// Bytes of this attempt's response have come.
@@ -92,6 +94,7 @@ impl<S: ClientIo, P: RequestPath> Http1Exchange<S, P> {
             asked: Asked::default(),
             expects_continue: false,
             fate: Fate::KeepAlive,
+            is_last: false,
             is_malformed: false,
             upstream_spoke: false,
             upstream_is_deaf: false,

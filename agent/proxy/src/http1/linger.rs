@@ -21,8 +21,11 @@ impl<S: ClientIo, P: RequestPath> Http1Exchange<S, P> {
             Fate::Abort => {}
             Fate::Reset => self.client.reset_on_close(),
             Fate::KeepAlive | Fate::Close => {
-                let may_still_send =
-                    self.is_malformed || !self.upload.is_done() || self.upload.pipe.has_raw();
+                // A client that did not ask for the end may be sending its next request just now.
+                let may_still_send = !self.is_last
+                    || self.is_malformed
+                    || !self.upload.is_done()
+                    || self.upload.pipe.has_raw();
                 if may_still_send {
                     Box::pin(self.linger()).await;
                 } else if !self.client.closes_by_drop() {

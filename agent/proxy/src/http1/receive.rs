@@ -137,6 +137,7 @@ impl<S: ClientIo, P: RequestPath> Http1Exchange<S, P> {
         self.stage = found.stage;
         self.asked = found.asked;
         self.expects_continue = found.expects_continue;
+        self.is_last = found.closes;
         self.fate = if found.closes { Fate::Close } else { Fate::KeepAlive };
         self.number = 1;
         (self.is_malformed, self.is_tunnel, self.is_answered) = (false, false, false);

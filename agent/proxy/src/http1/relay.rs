@@ -117,6 +117,10 @@ impl<S: ClientIo, P: RequestPath> Http1Exchange<S, P> {
                     Client::Waits => {}
                 }
             }
+            if self.download.is_done() {
+                // Envoy: the limit ends with the upstream's message. How fast the client takes it is the client's affair.
+                return Poll::Pending;
+            }
             return self.poll_limits(context, limits, false).map(|_| End::Timeout);
         }
         context.waker().wake_by_ref();
