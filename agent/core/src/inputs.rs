@@ -3,7 +3,7 @@
 //! Maps are ordered by namespace and name, so the same objects always come in the same order, whoever brought them. Objects
 //! are shared: a source that reloads one file makes a new `Inputs` out of the old `Arc`s.
 //!
-//! An object in here has passed [`crate::api::parse`] and [`crate::api::validate`] without an error; references to other
+//! An object in here has passed [`crate::api::parse`] and [`crate::api::validate`] ([`crate::api::Parsed::validated`]); references to other
 //! objects are not checked, as in Istio (compile does that).
 //!
 //! A Service with a selector that no EndpointSlice belongs to gets its endpoints from the Pods that the selector matches: a

@@ -64,6 +64,14 @@ pub struct Loaded {
     pub diagnostics: Vec<Diagnostic>,
 }
 
+/// What one text says, such as standard input. `name` is what diagnostics call it.
+pub fn load_text(name: &str, text: &str) -> Loaded {
+    let mut source = FilesSource::of(Vec::new());
+    let documents = read_text(name, text);
+    source.files.insert(name.to_owned(), Cached { stamp: None, documents, objects: BTreeSet::new() });
+    source.merge(Vec::new())
+}
+
 impl FilesSource {
     /// A source of the files below `root`, or of the file `root`. Files are named relative to it. Nothing is read yet.
     pub fn new(root: impl Into<PathBuf>) -> Self {

@@ -5,3 +5,8 @@
 
 pub mod files;
 pub mod yaml;
+
+#[cfg(test)]
+mod conformance;
+#[cfg(test)]
+mod fuzz;

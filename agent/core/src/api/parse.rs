@@ -18,6 +18,7 @@ use super::origin::{Origin, push_index, push_key};
 use super::schema::Schema;
 use super::spelling::nearest;
 use super::{Object, mesh_config::MeshConfig};
+use crate::coverage::{self, Coverage, Uncovered};
 use crate::diagnostic::{Code, Diagnostic, Severity};
 use crate::inventory::{EndpointSlice, Namespace, Node, Pod, Service};
 
@@ -29,8 +30,26 @@ pub struct Parsed {
     /// The kind and key, if they could be read: what a last good version is found by. `None` also for kinds that mean
     /// nothing to us.
     pub identity: Option<Identity>,
-    /// All that is to be said; with an error among them there is no object.
+    /// All that is to be said. With an error among them there is no object, but for [`Code::Refused`]: then the object is in
+    /// force, as it is what keeps traffic from going where it must not.
     pub diagnostics: Vec<Diagnostic>,
+}
+
+impl Parsed {
+    /// Adds what admission has to say ([`super::validate`]), and takes the object out if that has an error.
+    pub fn validated(mut self) -> Self {
+        if let Some(object) = &self.object {
+            self.diagnostics.extend(super::validate(object));
+        }
+        self.without_refused()
+    }
+
+    fn without_refused(mut self) -> Self {
+        if self.diagnostics.iter().any(|said| said.is_error() && said.code != Code::Refused) {
+            self.object = None;
+        }
+        self
+    }
 }
 
 /// Which object a document is about.
@@ -42,12 +61,12 @@ pub struct Identity {
     pub key: super::meta::Key,
 }
 
-/// Reads one object. Never panics, whatever `value` holds.
+/// Reads one object, and says which of its fields are not enforced ([`crate::coverage`]). Never panics, whatever `value`
+/// holds.
 pub fn parse(value: Value, origin: Origin) -> Parsed {
     let mut reader = Reader { origin: Arc::new(origin), head: Head::default(), diagnostics: Vec::new() };
     let (identity, object) = reader.read(value);
-    let refused = reader.diagnostics.iter().any(Diagnostic::is_error);
-    Parsed { object: object.filter(|_| !refused), identity, diagnostics: reader.diagnostics }
+    Parsed { object, identity, diagnostics: reader.diagnostics }.without_refused()
 }
 
 /// Reads mesh settings: the YAML inside the ConfigMap `istio`, as JSON. `meta` and the file of `origin` are the ConfigMap's;
@@ -61,8 +80,7 @@ pub fn parse_mesh_config(value: Value, meta: &ObjectMeta, origin: Origin) -> Par
         value => reader.typed::<MeshConfig>(value, schema_of_mesh_config(), "", Strictness::Mesh),
     };
     let object = spec.map(|spec| Object::MeshConfig(Arc::new(reader.resource(spec))));
-    let refused = reader.diagnostics.iter().any(Diagnostic::is_error);
-    Parsed { object: object.filter(|_| !refused), identity: Some(identity), diagnostics: reader.diagnostics }
+    Parsed { object, identity: Some(identity), diagnostics: reader.diagnostics }.without_refused()
 }
 
 /// Where Istio keeps its mesh settings: the namespace, name and key of the ConfigMap.
@@ -453,8 +471,19 @@ impl Reader {
         if is_misshapen {
             return None;
         }
+        let kind = match strictness {
+            Strictness::Istio => self.head.kind.as_str(),
+            Strictness::Mesh => coverage::MESH_CONFIG,
+            Strictness::Kubernetes => "",
+        };
+        let uncovered = coverage::uncovered(kind, &value, schema);
         match serde_path_to_error::deserialize(value) {
-            Ok(typed) => Some(typed),
+            Ok(typed) => {
+                for found in uncovered {
+                    self.say_uncovered(root, &found);
+                }
+                Some(typed)
+            }
             Err(error) => {
                 let mut path = root.to_owned();
                 push_segments(&mut path, error.path());
@@ -462,6 +491,15 @@ impl Reader {
                 self.error(Code::WrongType, &path, message, hint);
                 None
             }
+        }
+    }
+
+    fn say_uncovered(&mut self, root: &str, found: &Uncovered) {
+        let field = if root.is_empty() { found.path.clone() } else { format!("{root}.{}", found.path) };
+        match found.coverage {
+            Coverage::Enforced => {}
+            Coverage::Warned(why) => self.say(Severity::Warning, Code::NotEnforced, &field, why, ""),
+            Coverage::Refused(why) => self.error(Code::Refused, &field, why, ""),
         }
     }
 

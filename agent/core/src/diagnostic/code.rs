@@ -95,7 +95,7 @@ codes! {
     LegacyGatewayName "UM0305" "A gateway is named like a DNS name."
 
     NotEnforced "UM0401" "Undermesh does not act on this field yet; traffic goes as if it were not there."
-    Refused "UM0402" "Undermesh does not support this, and acting without it would be unsafe; the object is not applied."
+    Refused "UM0402" "Undermesh does not support this, and acting without it would be unsafe; what it is about gets no traffic."
 
     UnknownHost "UM0501" "No service of this name is known, so requests to it answer 503."
     UnknownSubset "UM0502" "No DestinationRule defines this subset, so requests to it answer 503."

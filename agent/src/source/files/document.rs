@@ -112,7 +112,7 @@ fn object(file: &str, value: Value, lines: Lines) -> FileDocument {
     let line = lines.line().unwrap_or(1);
     let parsed = match mesh_settings(&value) {
         Some(settings) => mesh_config(file, settings, &lines),
-        None => api::parse(value, Origin::new(file, lines)),
+        None => api::parse(value, Origin::new(file, lines)).validated(),
     };
     FileDocument { identity: parsed.identity, object: parsed.object, line, diagnostics: parsed.diagnostics }
 }
@@ -141,7 +141,7 @@ fn mesh_config(file: &str, settings: &str, lines: &Lines) -> Parsed {
         Ok(document) => {
             let (value, lines) = document
                 .map_or((Value::Null, Lines::at(first_line)), |document| (document.value, document.lines));
-            api::parse_mesh_config(value, &meta, Origin::new(file, lines))
+            api::parse_mesh_config(value, &meta, Origin::new(file, lines)).validated()
         }
         Err(error) => {
             let about =
