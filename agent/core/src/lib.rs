@@ -13,6 +13,7 @@ pub mod capture;
 pub mod client;
 pub mod cluster;
 pub mod compile;
+pub mod coverage;
 pub mod diagnostic;
 pub mod edits;
 pub mod explain;
