@@ -3,7 +3,11 @@
 //! A namespace belongs to the thread, not to the process. So everything here is synchronous: enter, make sockets, come
 //! back, with no await between, or the executor would go on with other pods' work in this pod. If the way back fails the
 //! process aborts: a thread left in the wrong namespace would open other pods' sockets there.
+//!
+//! A thread's home is where it was when it first used this module. So a thread that does must not change its namespace by
+//! other means afterwards (`unshare`, `setns`): it would be brought back to the old one.
 
+use std::cell::RefCell;
 use std::fmt;
 use std::fs::File;
 use std::io;
@@ -122,9 +126,9 @@ impl Netns {
     /// `work` panics.
     pub fn enter<T>(&self, work: impl FnOnce() -> T) -> Result<T, NetnsError> {
         let error = |source| NetnsError::Enter { netns: self.path.clone(), source };
-        let home = File::open("/proc/thread-self/ns/net").map_err(error)?;
+        let home = Home::take().map_err(error)?;
         move_into(&self.handle).map_err(error)?;
-        let way_back = WayBack(home);
+        let way_back = WayBack(Some(home));
         let result = work();
         drop(way_back);
         Ok(result)
@@ -161,15 +165,35 @@ fn move_into(netns: &File) -> io::Result<()> {
     Ok(move_into_link_name_space(netns.as_fd(), Some(LinkNameSpaceType::Network))?)
 }
 
+thread_local! {
+    /// The thread's own namespace, once it was needed: opening it costs as much as changing into another.
+    static HOME: RefCell<Option<File>> = const { RefCell::new(None) };
+}
+
+/// A handle on the namespace in which the calling thread is.
+struct Home(File);
+
+impl Home {
+    /// From the thread's store, or opened: the first time, and inside another `enter`, where the store is empty.
+    fn take() -> io::Result<Self> {
+        match HOME.take() {
+            Some(handle) => Ok(Self(handle)),
+            None => Ok(Self(File::open("/proc/thread-self/ns/net")?)),
+        }
+    }
+}
+
 /// Brings the thread home when dropped.
-struct WayBack(File);
+struct WayBack(Option<Home>);
 
 impl Drop for WayBack {
     fn drop(&mut self) {
-        if let Err(error) = move_into(&self.0) {
+        let Some(Home(home)) = self.0.take() else { return };
+        if let Err(error) = move_into(&home) {
             tracing::error!(%error, "cannot leave a pod's network namespace; stopping at once");
             std::process::abort();
         }
+        HOME.set(Some(home));
     }
 }
 

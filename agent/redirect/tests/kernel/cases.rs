@@ -45,6 +45,7 @@ cases! {
     the_programs_are_never_attached_at_the_agents_own_cgroup,
     updates_write_what_changed_and_a_full_map_is_an_error,
     a_listeners_port_that_is_taken_in_the_pod_is_named,
+    a_thread_comes_home_from_nested_namespaces,
     events_tell_what_happened,
     inspection_shows_what_is_in_the_kernel,
     dropping_it_detaches,
@@ -450,6 +451,30 @@ fn a_listeners_port_that_is_taken_in_the_pod_is_named() {
     }));
     assert!(panicked.is_err());
     assert!(Netns::current().expect("the namespace").is_same(&home), "back also after a panic");
+}
+
+fn a_thread_comes_home_from_nested_namespaces() {
+    let top = Cgroup::top();
+    let pods = [Process::start("pod", &top), Process::start("pod", &top)];
+    let [a, b] = [pods[0].netns(), pods[1].netns()];
+    let home = Netns::current().expect("the node's namespace");
+    for _ in 0..2 {
+        a.enter(|| {
+            for _ in 0..2 {
+                b.enter(|| assert!(Netns::current().expect("here").is_same(&b))).expect("enter");
+                assert!(Netns::current().expect("here").is_same(&a));
+            }
+        })
+        .expect("enter");
+        assert!(Netns::current().expect("here").is_same(&home));
+    }
+    // Each thread has its own.
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            a.enter(|| ()).expect("enter");
+            assert!(Netns::current().expect("here").is_same(&home));
+        });
+    });
 }
 
 fn events_tell_what_happened() {
