@@ -78,8 +78,15 @@ fn one(
         Balancer::RoundRobin => {
             let turn = *cursor;
             *cursor = cursor.wrapping_add(1);
-            let start = if equal { turn as usize % count } else { weighted_turn(endpoints, turn) };
-            next_available(start, count, live)
+            if !equal {
+                return weighted_turn(endpoints, live, turn).ok_or(NoEndpoint::AllUnavailable);
+            }
+            let index = turn as usize % count;
+            if live.is_available(index) {
+                return Ok(index);
+            }
+            // The turns of one that is out go round among the rest.
+            nth_available(count, live, turn as usize / count)
         }
         Balancer::Random | Balancer::Passthrough => {
             by_weight(endpoints, equal, live, rng, |_, endpoint| u64::from(endpoint.weight.max(1)))
@@ -97,13 +104,13 @@ fn one(
     }
 }
 
-/// The first available endpoint from `start` on. Skipping forward keeps healthy pools fair and needs no second list; an
-/// endpoint behind an ejected one gets the latter's share meanwhile.
-fn next_available(start: usize, count: usize, live: &impl Live) -> Result<usize, NoEndpoint> {
-    (0..count)
-        .map(|step| (start + step) % count)
-        .find(|&index| live.is_available(index))
-        .ok_or(NoEndpoint::AllUnavailable)
+/// Of the available endpoints the one at `turn`, counted round and round.
+fn nth_available(count: usize, live: &impl Live, turn: usize) -> Result<usize, NoEndpoint> {
+    let available = || (0..count).filter(|&index| live.is_available(index));
+    match available().count() {
+        0 => Err(NoEndpoint::AllUnavailable),
+        some => available().nth(turn % some).ok_or(NoEndpoint::AllUnavailable),
+    }
 }
 
 fn by_weight(
@@ -140,33 +147,30 @@ fn fair(count: usize, live: &impl Live, rng: &mut impl RngCore) -> Result<usize,
             return Ok(index);
         }
     }
-    let available = (0..count).filter(|&index| live.is_available(index)).count();
-    if available == 0 {
-        return Err(NoEndpoint::AllUnavailable);
-    }
-    (0..count)
-        .filter(|&index| live.is_available(index))
-        .nth(below(rng, available))
-        .ok_or(NoEndpoint::AllUnavailable)
+    nth_available(count, live, rng.next_u32() as usize)
 }
 
 /// Weighted round robin without state but the turn: turns walk a circle of as many places as the weights sum up to, in steps
 /// that reach every place once per round and spread an endpoint's places out (about the golden ratio of the circle).
-fn weighted_turn(endpoints: &[Endpoint], turn: u32) -> usize {
-    let total: u64 = endpoints.iter().map(|endpoint| u64::from(endpoint.weight.max(1))).sum();
+fn weighted_turn(endpoints: &[Endpoint], live: &impl Live, turn: u32) -> Option<usize> {
+    let usable = || endpoints.iter().enumerate().filter(|(index, _)| live.is_available(*index));
+    let total: u64 = usable().map(|(_, endpoint)| u64::from(endpoint.weight.max(1))).sum();
+    if total == 0 {
+        return None;
+    }
     let mut stride = (total * 618 / 1000).max(1);
     while gcd(stride, total) != 1 {
         stride += 1;
     }
     let mut place = u64::try_from(u128::from(turn) * u128::from(stride) % u128::from(total)).unwrap_or(0);
-    for (index, endpoint) in endpoints.iter().enumerate() {
+    for (index, endpoint) in usable() {
         let weight = u64::from(endpoint.weight.max(1));
         if place < weight {
-            return index;
+            return Some(index);
         }
         place -= weight;
     }
-    0
+    None
 }
 
 fn gcd(a: u64, b: u64) -> u64 {
@@ -179,4 +183,4 @@ fn below(rng: &mut impl RngCore, count: usize) -> usize {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -12,6 +12,8 @@
 mod delegate;
 mod destination_rule;
 mod endpoints;
+#[cfg(test)]
+pub(crate) mod fixture;
 mod gateway;
 mod headers;
 mod http_match;

