@@ -363,3 +363,14 @@ async fn a_folder_that_never_rests_is_reported_too() {
     assert!(is_changed(&mut source).await);
     writer.abort();
 }
+
+#[test]
+fn the_examples_apply_without_errors() {
+    let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/examples");
+    let loaded = FilesSource::new(examples).load();
+    let errors: Vec<_> =
+        loaded.diagnostics.iter().filter(|said| said.is_error()).map(ToString::to_string).collect();
+    assert_eq!(errors, Vec::<String>::new());
+    assert!(loaded.inputs.virtual_services.len() >= 3, "{:?}", loaded.inputs.virtual_services.keys());
+    assert!(!loaded.inputs.gateways.is_empty() && !loaded.inputs.services.is_empty());
+}
