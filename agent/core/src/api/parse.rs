@@ -256,9 +256,10 @@ impl Reader {
     fn refuse_security(&mut self, kind: &str, value: &Value) -> (Option<Identity>, Option<Object>) {
         // A PeerAuthentication that does not ask for STRICT allows what happens anyway.
         let harmless = kind == "PeerAuthentication" && !holds_text(value.get("spec"), "STRICT");
-        let severity = if harmless { Severity::Warning } else { Severity::Error };
+        let (severity, code) =
+            if harmless { (Severity::Warning, Code::NotEnforced) } else { (Severity::Error, Code::Refused) };
         let message = format!("{kind} is not enforced: traffic is not restricted by it");
-        self.say(severity, Code::Refused, "", message, "");
+        self.say(severity, code, "", message, "");
         (None, None)
     }
 
