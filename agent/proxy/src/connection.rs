@@ -270,7 +270,7 @@ async fn serve_http2(
     let settings = worker.http2_settings(target);
     let draining = worker.shared.draining.clone();
     // How the connection ended is of no interest: each of its requests has a record of its own.
-    let _ = Box::pin(http2::serve(io, &[], path, settings, draining)).await;
+    let _ = Box::pin(http2::serve(io, &[], path, settings, worker.buffers.clone(), draining)).await;
 }
 
 async fn serve_opaque(

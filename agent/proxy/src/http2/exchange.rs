@@ -22,21 +22,23 @@ use super::body::{BodyError, RequestBody};
 use super::deadline::Deadline;
 use super::head::{self, RequestHead, ResponseHead};
 use super::reply::{Closed, Reply, SharedReply};
-use super::upstream::{Head, Http2Stream, Truncated, not_sent};
+use super::upstream::{Attempt, Head, Truncated, not_sent};
+use crate::buffer::BufferPool;
 use crate::exchange::{
     AttemptError, ClientGone, End, Exchange, Judge, Limits, LocalReply, Transfer, Verdict,
 };
 use crate::pool::Upstream;
 
 /// See the module's text.
-#[derive(Debug)]
 pub struct Http2Exchange {
     head: RequestHead,
     body: RequestBody,
     reply: SharedReply,
-    upstream: Option<Http2Stream>,
+    upstream: Option<Attempt>,
     /// The head that was judged worth relaying, with its edits applied.
     response: Option<response::Parts>,
+    /// Where an HTTP/1.1 upstream's blocks come from.
+    buffers: Rc<BufferPool>,
     /// Scratch of the judge.
     edits: Edits,
     /// Bytes of the response's body sent so far.
@@ -49,6 +51,7 @@ impl Http2Exchange {
         body: RecvStream,
         respond: SendResponse<Bytes>,
         replay_bytes: usize,
+        buffers: Rc<BufferPool>,
     ) -> Self {
         let now = tokio::time::Instant::now().into_std();
         Self {
@@ -57,6 +60,7 @@ impl Http2Exchange {
             reply: Rc::new(RefCell::new(Reply::Waiting(respond))),
             upstream: None,
             response: None,
+            buffers,
             edits: Edits::default(),
             sent: 0,
         }
@@ -95,22 +99,21 @@ impl Http2Exchange {
         deadline.poll(cx, self.body.ended_at()).map(AttemptError::Timeout)
     }
 
-    /// Opens the attempt's stream.
+    /// Sends the head.
     async fn open(
         &mut self,
-        upstream: Upstream,
+        mut upstream: Upstream,
         number: u32,
         deadline: &mut Deadline,
-    ) -> Result<Http2Stream, AttemptError> {
-        let Upstream::Http2(mut handle) = upstream else {
-            return Err(AttemptError::UpstreamProtocol);
-        };
-        poll_fn(|cx| match handle.poll_ready(cx) {
-            Poll::Ready(ready) => Poll::Ready(ready.map_err(|error| not_sent(&error))),
-            Poll::Pending => self.poll_trouble(cx, deadline).map(Err),
-        })
-        .await?;
-        Http2Stream::open(&mut handle, self.head.attempt(number), self.body.is_empty())
+    ) -> Result<Attempt, AttemptError> {
+        if let Upstream::Http2(handle) = &mut upstream {
+            poll_fn(|cx| match handle.poll_ready(cx) {
+                Poll::Ready(ready) => Poll::Ready(ready.map_err(|error| not_sent(&error))),
+                Poll::Pending => self.poll_trouble(cx, deadline).map(Err),
+            })
+            .await?;
+        }
+        Attempt::open(upstream, &self.buffers, self.head.attempt(number), self.body.is_empty())
     }
 
     /// Waits for the final head, sending the request meanwhile.
@@ -257,7 +260,9 @@ impl Exchange for Http2Exchange {
         if matches!(end, End::UpstreamReset | End::Timeout) {
             self.reply.borrow_mut().abort();
         }
-        self.upstream = None;
+        if let (Some(upstream), End::Complete) = (self.upstream.take(), end) {
+            upstream.finish();
+        }
         self.transfer(end)
     }
 

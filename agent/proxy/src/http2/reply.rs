@@ -83,7 +83,7 @@ impl Reply {
         .map_err(|_| Closed)
     }
 
-    /// Tells the client that the response it got is not whole.
+    /// Tells the client that the response it got is not whole. What is still queued for it is dropped.
     pub(super) fn abort(&mut self) {
         // Not NO_ERROR or CANCEL: gRPC clients would report success at worst, a cancellation by the caller at best.
         match self {

@@ -21,6 +21,7 @@ use super::head::{Refusal, RequestHead};
 use super::reset_guard::{PREMATURE, ResetGuard};
 use super::rewind::Rewind;
 use super::settings::ServerSettings;
+use crate::buffer::BufferPool;
 use crate::exchange::{RequestMeta, RequestPath};
 
 /// Streams of a connection that has ended all see it at once; this only bounds what should not happen.
@@ -38,8 +39,8 @@ pub enum ServeError {
     /// It kept resetting the streams it had just opened.
     #[error("client reset too many streams")]
     TooManyResets,
-    /// It still had streams open when the time to drain was over.
-    #[error("client had streams open {0:?} after goaway")]
+    /// It still had streams open, or did not answer, when the time to drain was over.
+    #[error("client held on to the connection {0:?} after goaway")]
     DrainTimeout(Duration),
 }
 
@@ -47,7 +48,7 @@ pub enum ServeError {
 ///
 /// `prefix` is what was read of it before. Once `drain` says true, or [`RequestPath::is_draining`] is seen to do so at the
 /// begin or end of a stream, the client gets GOAWAY and the streams it opened are finished. Must run on a `LocalSet` or a
-/// local runtime. Dropping the future ends the connection and drops the streams' tasks.
+/// local runtime; `buffers` are the worker's, for HTTP/1.1 upstreams. Dropping the future ends the connection and drops the streams' tasks.
 ///
 /// # Errors
 /// The connection did not end in order; its streams have been told.
@@ -56,6 +57,7 @@ pub async fn serve<IO, P>(
     prefix: &[u8],
     path: Rc<P>,
     settings: Rc<ServerSettings>,
+    buffers: Rc<BufferPool>,
     mut drain: watch::Receiver<bool>,
 ) -> Result<(), ServeError>
 where
@@ -82,7 +84,7 @@ where
         tokio::select! {
             accepted = connection.accept() => match accepted {
                 Some(Ok((request, respond))) => {
-                    streams.spawn_local(stream(path.clone(), request, respond, settings.clone()));
+                    streams.spawn_local(stream(path.clone(), request, respond, settings.clone(), buffers.clone()));
                 }
                 Some(Err(error)) => break Err(error.into()),
                 None => break Ok(()),
@@ -139,6 +141,7 @@ async fn stream<P: RequestPath>(
     request: Request<RecvStream>,
     mut respond: SendResponse<Bytes>,
     settings: Rc<ServerSettings>,
+    buffers: Rc<BufferPool>,
 ) -> bool {
     let started = Instant::now();
     let (parts, body) = request.into_parts();
@@ -160,7 +163,7 @@ async fn stream<P: RequestPath>(
     head.apply(&edits);
     drop(edits);
 
-    let mut exchange = Http2Exchange::new(head, body, respond, settings.replay_bytes);
+    let mut exchange = Http2Exchange::new(head, body, respond, settings.replay_bytes, buffers);
     let reply = exchange.reply();
     tokio::select! {
         // First, so that an exchange that is at work sees the reset itself and can say how far it came.

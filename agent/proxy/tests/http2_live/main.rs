@@ -2,6 +2,7 @@
 //! the rules), the proxy's codec between them, and a small request path in place of the real one.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
+mod bridge;
 mod frames;
 mod hostile;
 mod life;

@@ -9,6 +9,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{oneshot, watch};
 use tokio::task::{JoinSet, spawn_local};
+use undermesh_proxy::buffer::BufferPool;
 use undermesh_proxy::exchange::{End, Transfer};
 use undermesh_proxy::http2::{ServerSettings, serve};
 
@@ -399,7 +400,7 @@ fn bytes_read_by_sniffing_are_served_too() {
             let (mut io, _) = listener.accept().await.unwrap();
             let mut prefix = [0; 30];
             io.read_exact(&mut prefix).await.unwrap();
-            serve(io, &prefix, serving, Rc::default(), draining).await
+            serve(io, &prefix, serving, Rc::default(), BufferPool::new(), draining).await
         });
         // The `h2` client speaks through a relay that could not care less; here straight.
         let (response, _) = client(address).await.send_request(request("GET", "/"), true).unwrap();

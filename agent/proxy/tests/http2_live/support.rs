@@ -16,11 +16,12 @@ use tokio::sync::watch;
 use tokio::task::{JoinHandle, spawn_local};
 use undermesh_core::edits::Edits;
 use undermesh_core::view::{RequestView, ResponseView};
+use undermesh_proxy::buffer::BufferPool;
 use undermesh_proxy::exchange::{
     AttemptError, Exchange, Judge, Limits, LocalReply, RequestMeta, RequestPath, Stage, Transfer, Verdict,
 };
 use undermesh_proxy::http2::{ClientSettings, ServeError, ServerSettings, connect, serve};
-use undermesh_proxy::pool::Upstream;
+use undermesh_proxy::pool::{Home, Lease, Upstream};
 
 /// Runs a test on one thread, with a limit so that a deadlock is a failure.
 pub(crate) fn run(test: impl Future<Output = ()>) {
@@ -64,6 +65,9 @@ pub(crate) struct Local {
 pub(crate) struct Double {
     pub(crate) upstreams: Vec<SocketAddr>,
     pub(crate) local: Option<Local>,
+    /// The upstreams speak HTTP/1.1, and this many exchanges have gone over each connection before.
+    pub(crate) http1: Option<u32>,
+    pub(crate) home: Rc<Pool>,
     /// Never gets a connection.
     pub(crate) hangs: bool,
     pub(crate) pause: Option<Duration>,
@@ -78,6 +82,23 @@ pub(crate) struct Double {
     pub(crate) refusals: RefCell<Vec<(u16, &'static str)>>,
     pub(crate) records: Rc<RefCell<Vec<Record>>>,
     pub(crate) handles: RefCell<Vec<(SocketAddr, SendRequest<Bytes>)>>,
+}
+
+/// Where HTTP/1.1 connections come from: counts what became of them.
+#[derive(Debug, Default)]
+pub(crate) struct Pool {
+    pub(crate) given_back: Cell<usize>,
+    pub(crate) closed: Cell<usize>,
+}
+
+impl Home for Pool {
+    fn give_back(&self, _io: TcpStream, _served: u32) {
+        self.given_back.set(self.given_back.get() + 1);
+    }
+
+    fn gone(&self) {
+        self.closed.set(self.closed.get() + 1);
+    }
 }
 
 /// Records that the request was dropped, unless told better.
@@ -111,6 +132,10 @@ impl Double {
     async fn upstream(&self, number: u32) -> Upstream {
         let index = (number as usize - 1).min(self.upstreams.len() - 1);
         let address = self.upstreams[index];
+        if let Some(served) = self.http1 {
+            let io = TcpStream::connect(address).await.unwrap();
+            return Upstream::Http1(Lease::new(io, served, self.home.clone()));
+        }
         let known =
             self.handles.borrow().iter().find(|(at, _)| *at == address).map(|(_, handle)| handle.clone());
         if let Some(handle) = known {
@@ -246,7 +271,7 @@ pub(crate) async fn proxy_with(path: &Rc<Double>, settings: ServerSettings) -> P
             let (path, settings, draining, all) =
                 (path.clone(), settings.clone(), draining.clone(), all.clone());
             spawn_local(async move {
-                let end = serve(io, &[], path, settings, draining).await;
+                let end = serve(io, &[], path, settings, BufferPool::new(), draining).await;
                 all.borrow_mut().push(end);
             });
         }
