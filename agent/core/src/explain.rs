@@ -143,7 +143,7 @@ fn from_mesh(snapshot: &Snapshot, request: &Request, client: &Client, mut trace:
             answer.service(&service.host, service.port);
         }
         None if captured => {
-            trace.push(format!("{dialled} is no service that the client sees; the port is captured"))
+            trace.push(format!("{dialled} is no service that the client sees; the port is captured"));
         }
         None => {
             trace

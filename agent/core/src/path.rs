@@ -96,7 +96,7 @@ impl Normalization {
                 0 => return Err(Malformed),
                 b'/' | b'\\' if self == Self::DecodeAndMergeSlashes => out.push('/'),
                 b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
-                    out.push(char::from(byte))
+                    out.push(char::from(byte));
                 }
                 _ => out.push_str(from.get(..3).unwrap_or_default()),
             }

@@ -38,6 +38,9 @@ impl Endpoints {
     }
 }
 
+/// A pod's workload, labels and locality.
+type KnownPod = (Arc<Workload>, Arc<BTreeMap<String, String>>, Arc<str>);
+
 /// What is looked up for every service, found once.
 pub(super) struct Finder<'a> {
     inputs: &'a Inputs,
@@ -46,7 +49,7 @@ pub(super) struct Finder<'a> {
     pods: HashMap<&'a str, Vec<&'a Arc<Resource<Pod>>>>,
     entries: HashMap<&'a str, Vec<&'a Arc<Resource<WorkloadEntry>>>>,
     /// Pods as endpoints see them, shared by all services.
-    known: HashMap<&'a Key, (Arc<Workload>, Arc<BTreeMap<String, String>>, Arc<str>)>,
+    known: HashMap<&'a Key, KnownPod>,
 }
 
 impl<'a> Finder<'a> {
@@ -90,7 +93,7 @@ impl<'a> Finder<'a> {
         let meta = &service.meta;
         match self.slices.get(&(&*meta.namespace, &*meta.name)) {
             Some(slices) => {
-                slices.iter().for_each(|slice| self.of_slice(&service.spec, slice, port, &mut found))
+                slices.iter().for_each(|slice| self.of_slice(&service.spec, slice, port, &mut found));
             }
             None => self.of_selected_pods(service, port, &mut found),
         }
@@ -244,11 +247,7 @@ impl<'a> Finder<'a> {
     }
 }
 
-fn of_pod(
-    pod: &Key,
-    (workload, labels, locality): &(Arc<Workload>, Arc<BTreeMap<String, String>>, Arc<str>),
-    address: SocketAddr,
-) -> Endpoint {
+fn of_pod(pod: &Key, (workload, labels, locality): &KnownPod, address: SocketAddr) -> Endpoint {
     Endpoint {
         address,
         id: pod.name.as_str().into(),

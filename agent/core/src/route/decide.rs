@@ -118,12 +118,10 @@ fn first_match<'a>(
     observer: &mut impl Observer,
 ) -> Option<(u16, &'a Route)> {
     (0..=u16::MAX).zip(routes).find(|(_, route)| {
-        match route.matches.first_unmet(request, |condition, value| {
+        let unmet = route.matches.first_unmet(request, |condition, value| {
             observer.event(Event::Unmatched { route, condition, value });
-        }) {
-            Some(_) => false,
-            None => true,
-        }
+        });
+        unmet.is_none()
     })
 }
 

@@ -128,25 +128,17 @@ impl FormatString {
             match part {
                 Part::Text(text) => out.extend_from_slice(text.as_bytes()),
                 Part::Request(operator) | Part::Response(operator) => operator.write(message, edits, out),
-                Part::ResponseCode => message.response_code().into_iter().for_each(|code| text(out, code)),
+                Part::ResponseCode => maybe(out, message.response_code()),
                 Part::StartTime => context.facts.start.into_iter().for_each(|start| write_time(start, out)),
                 Part::Protocol => out.extend_from_slice(message.protocol().as_bytes()),
                 Part::RouteName => out.extend_from_slice(context.route_name.as_bytes()),
                 Part::Hostname => out.extend_from_slice(context.facts.hostname.as_bytes()),
-                Part::RemoteAddress => {
-                    context.facts.downstream_remote.into_iter().for_each(|it| text(out, it))
-                }
-                Part::RemoteIp => {
-                    context.facts.downstream_remote.into_iter().for_each(|it| text(out, it.ip()))
-                }
-                Part::RemotePort => {
-                    context.facts.downstream_remote.into_iter().for_each(|it| text(out, it.port()))
-                }
-                Part::LocalAddress => context.facts.downstream_local.into_iter().for_each(|it| text(out, it)),
-                Part::LocalIp => context.facts.downstream_local.into_iter().for_each(|it| text(out, it.ip())),
-                Part::LocalPort => {
-                    context.facts.downstream_local.into_iter().for_each(|it| text(out, it.port()))
-                }
+                Part::RemoteAddress => maybe(out, context.facts.downstream_remote),
+                Part::RemoteIp => maybe(out, context.facts.downstream_remote.map(|it| it.ip())),
+                Part::RemotePort => maybe(out, context.facts.downstream_remote.map(|it| it.port())),
+                Part::LocalAddress => maybe(out, context.facts.downstream_local),
+                Part::LocalIp => maybe(out, context.facts.downstream_local.map(|it| it.ip())),
+                Part::LocalPort => maybe(out, context.facts.downstream_local.map(|it| it.port())),
             }
         }
     }
@@ -267,6 +259,12 @@ fn parse_operator(operator: &str, direction: Direction) -> Result<Part, FormatEr
         _ => return Err(unsupported()),
     };
     if arguments.is_some() { Err(unsupported()) } else { Ok(part) }
+}
+
+fn maybe(out: &mut Vec<u8>, value: Option<impl std::fmt::Display>) {
+    if let Some(value) = value {
+        text(out, value);
+    }
 }
 
 fn text(out: &mut Vec<u8>, value: impl std::fmt::Display) {

@@ -45,6 +45,7 @@ pub(crate) fn check(answer: &Explanation, request: &Value, expect: &Value, world
     Ok(())
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "calls read better with values")]
 fn same<T: PartialEq + std::fmt::Debug>(what: &str, got: T, want: T) -> Outcome {
     if got == want { Ok(()) } else { Err(format!("{what} is {got:?}, want {want:?}")) }
 }
