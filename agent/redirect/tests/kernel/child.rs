@@ -91,7 +91,7 @@ fn connect(kind: &str, target: SocketAddr, held: &mut Vec<Socket>) -> io::Result
         _ => socket.connect(&target.into())?,
     }
     match kind {
-        "udp" => return Ok(format!("ok {} {} -", show(socket.peer_addr()?), show(socket.local_addr()?))),
+        "udp" => return Ok(format!("ok {} {} -", show(&socket.peer_addr()?), show(&socket.local_addr()?))),
         "abort" => {
             socket.set_linger(Some(Duration::ZERO))?;
             return Ok("ok".to_owned());
@@ -101,19 +101,19 @@ fn connect(kind: &str, target: SocketAddr, held: &mut Vec<Socket>) -> io::Result
             return Ok("ok".to_owned());
         }
         "hold" => {
-            let reply = format!("ok {} {} -", show(socket.peer_addr()?), show(socket.local_addr()?));
+            let reply = format!("ok {} {} -", show(&socket.peer_addr()?), show(&socket.local_addr()?));
             held.push(socket);
             return Ok(reply);
         }
         _ => {}
     }
-    let reply = format!("ok {} {}", show(socket.peer_addr()?), show(socket.local_addr()?));
+    let reply = format!("ok {} {}", show(&socket.peer_addr()?), show(&socket.local_addr()?));
     let mut greeting = String::new();
     BufReader::new((&socket).take(64)).read_line(&mut greeting)?;
     Ok(format!("{reply} {}", greeting.trim_end()))
 }
 
-fn show(address: SockAddr) -> SocketAddr {
+fn show(address: &SockAddr) -> SocketAddr {
     address.as_socket().expect("an IP address")
 }
 
