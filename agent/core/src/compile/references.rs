@@ -1,15 +1,16 @@
 //! What names what does not exist. Admission looks at one object at a time and cannot see it; requests would only show it as
 //! 503 or 404.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use super::by_age;
 use crate::api::meta::{Key, Resource};
 use crate::api::virtual_service::{Destination, VirtualService};
+use crate::cluster::{Discovery, Endpoint};
 use crate::diagnostic::{Code, Diagnostic, Severity};
 use crate::host::{self, HostKey};
 use crate::inputs::Inputs;
-use crate::snapshot::{MESH, Service, State, Visibility};
+use crate::snapshot::{MESH, Service, ServiceKind, ServicePort, State, Visibility};
 
 pub(super) fn check(inputs: &Inputs, state: &State, diagnostics: &mut Vec<Diagnostic>) {
     let mut first_of: HashMap<HostKey, Vec<(&Key, &Resource<VirtualService>)>> = HashMap::new();
@@ -148,6 +149,17 @@ fn destination(
             "add the subset to a DestinationRule, or correct its name",
         );
     }
+    let labels = subset_labels(service, &completed.subset, state);
+    if has_no_endpoint(service, labels, state) {
+        let what =
+            if completed.subset.is_empty() { String::new() } else { format!(" subset {}", completed.subset) };
+        let message = format!("{}{what} has no endpoint that is ready", service.host);
+        diagnostics.push(resource.diagnostic(Severity::Info, Code::NoEndpoints, field, message));
+    }
+    let mut warn = |code, below: &str, message: String, hint: &str| {
+        let field = format!("{field}.{below}");
+        diagnostics.push(resource.diagnostic(Severity::Warning, code, &field, message).with_hint(hint));
+    };
     match &completed.port {
         Some(port) => {
             let known = service.ports.iter().any(|it| u32::from(it.number) == port.number);
@@ -179,7 +191,7 @@ fn only_port(
             resource
                 .diagnostic(
                     Severity::Info,
-                    Code::UnknownPort,
+                    Code::OnlyPort,
                     &format!("{field}.port"),
                     format!(
                         "requests go to {}'s only port {}; Istio's sidecars would keep the port that the client dialled",
@@ -192,10 +204,30 @@ fn only_port(
 }
 
 fn has_subset(service: &Service, subset: &str, state: &State) -> bool {
+    subset_labels(service, subset, state).is_some()
+}
+
+/// The labels of a subset as some rule defines it; those of the whole service are none.
+fn subset_labels<'a>(
+    service: &Service,
+    subset: &str,
+    state: &'a State,
+) -> Option<&'a BTreeMap<String, String>> {
     let rules = state.destination_rules.by_namespace.values().flatten();
-    rules
-        .filter(|rule| rule.host.covers(&service.key))
-        .any(|rule| rule.subsets.iter().any(|it| &*it.name == subset))
+    let mut subsets = rules.filter(|rule| rule.host.covers(&service.key)).flat_map(|rule| &rule.subsets);
+    subsets.find(|it| &*it.name == subset).map(|it| &it.labels)
+}
+
+/// Whether nothing answers on any port. Where no service at all has endpoints, the inputs are rules without a cluster, and it
+/// is not worth a word.
+fn has_no_endpoint(service: &Service, labels: Option<&BTreeMap<String, String>>, state: &State) -> bool {
+    let fits = |endpoint: &Endpoint| {
+        labels.is_none_or(|labels| labels.iter().all(|(key, value)| endpoint.labels.get(key) == Some(value)))
+    };
+    let is_listed = |port: &ServicePort| port.discovery == Discovery::Endpoints;
+    !service.ports.is_empty()
+        && service.ports.iter().all(|port| is_listed(port) && !port.endpoints.iter().any(fits))
+        && state.services.iter().flat_map(|service| &service.ports).any(|port| !port.endpoints.is_empty())
 }
 
 impl State {
@@ -205,7 +237,7 @@ impl State {
             |host: &str| self.services_of(host).find(|service| *service.host == *host).map(|it| &**it);
         let found = exact(host)?;
         match &found.kind {
-            crate::snapshot::ServiceKind::ExternalName(target) => Some(exact(target).unwrap_or(found)),
+            ServiceKind::ExternalName(target) => Some(exact(target).unwrap_or(found)),
             _ => Some(found),
         }
     }

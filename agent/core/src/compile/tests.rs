@@ -71,10 +71,25 @@ fn what_names_nothing_is_said_with_its_field() {
 }
 
 #[test]
+fn a_subset_that_no_pod_is_in_is_worth_an_info() {
+    let subsets = SUBSETS.replace("version: v2", "version: v9");
+    let rules = virtual_service(
+        "v",
+        "{hosts: [catalog], http: [{route: [{destination: {host: catalog, subset: v2}}]}]}",
+    );
+    let want = (Code::NoEndpoints, "spec.http[0].route[0].destination".to_owned());
+    assert_eq!(findings(&[REGISTRY, &subsets, &rules]), [want]);
+    // Rules alone, checked before they reach a cluster, have no endpoints to miss.
+    let service = REGISTRY.split("---").next().unwrap_or_default();
+    assert_eq!(findings(&[service, &subsets, &rules]), []);
+}
+
+#[test]
 fn an_only_port_that_istio_would_not_take_is_worth_an_info() {
     let rules = virtual_service("v", "{hosts: [pay], http: [{route: [{destination: {host: catalog}}]}]}");
     let diagnostics = compiled(&[REGISTRY, &rules]).diagnostics;
-    assert_eq!(diagnostics.iter().map(|it| it.severity).collect::<Vec<_>>(), [Severity::Info]);
+    let have: Vec<_> = diagnostics.iter().map(|it| (it.severity, it.code)).collect();
+    assert_eq!(have, [(Severity::Info, Code::OnlyPort)]);
 }
 
 #[test]

@@ -33,7 +33,8 @@ fn one(
         warn_of_dotted_name(resource, index, &host, state, diagnostics);
         HostKey::parse(&host)
     });
-    let hosts = hosts.collect();
+    let hosts: Vec<HostKey> = hosts.collect();
+    let unregistered = hosts.iter().filter(|host| !is_registered(host, state)).cloned().collect();
     let gateways = gateway_references(&spec.gateways, &meta.namespace);
     let mut http = Vec::new();
     for (index, rule) in spec.http.iter().enumerate() {
@@ -55,6 +56,7 @@ fn one(
     CompiledVirtualService {
         namespace: meta.namespace.as_str().into(),
         hosts,
+        unregistered,
         visibility: Visibility::of(&spec.export_to, &meta.namespace, &state.mesh.virtual_service_export),
         http,
         tls: l4::tls(resource, state, diagnostics),
@@ -183,13 +185,19 @@ fn warn_of_dotted_name(
     );
 }
 
+/// Whether a service has the host, or one of the hosts. `*` is every service's.
+fn is_registered(host: &HostKey, state: &State) -> bool {
+    match host {
+        HostKey::Any => true,
+        HostKey::Exact(name) => state.by_host.contains_key(name),
+        HostKey::Suffix(_) => state.services.iter().any(|service| host.covers(&service.key)),
+    }
+}
+
 /// Hosts that only a VirtualService knows are served on port 80, as in Istio, so that port is captured on any address.
 fn claim_unregistered(state: &mut State) {
     let unregistered = state.virtual_services.iter().any(|service| {
-        service.gateways.iter().any(|gateway| &**gateway == MESH)
-            && service.hosts.iter().any(|host| {
-                *host != HostKey::Any && !state.services.iter().any(|known| host.covers(&known.key))
-            })
+        service.gateways.iter().any(|gateway| &**gateway == MESH) && !service.unregistered.is_empty()
     });
     let aliased = state
         .services

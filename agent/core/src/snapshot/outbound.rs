@@ -266,10 +266,7 @@ impl<'a> View<'a> {
         let services: Vec<_> = self.virtual_services().collect();
         let mut any = false;
         for service in services {
-            for host in &service.hosts {
-                if *host == HostKey::Any || self.state.services.iter().any(|known| host.covers(&known.key)) {
-                    continue;
-                }
+            for host in &service.unregistered {
                 let ruled = routes::http_routes(service, MESH, self.port, &mut self.clusters);
                 if ruled.is_empty() {
                     continue;

@@ -22,6 +22,8 @@ pub(crate) struct CompiledVirtualService {
     pub(crate) namespace: Arc<str>,
     /// Completed.
     pub(crate) hosts: Vec<HostKey>,
+    /// Those of the hosts that no registry knows: served by Host alone.
+    pub(crate) unregistered: Vec<HostKey>,
     /// `namespace/name`, or `mesh`.
     pub(crate) gateways: Vec<Arc<str>>,
     pub(crate) visibility: Visibility,

@@ -5,6 +5,7 @@
 #![expect(clippy::panic, reason = "a test says what is wrong by panicking")]
 
 mod expect;
+mod mutate;
 mod world;
 
 use std::collections::BTreeSet;
