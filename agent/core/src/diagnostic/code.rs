@@ -105,6 +105,7 @@ codes! {
     ShortNameTaken "UM0506" "A dotted name means a Service here, where Istio would answer 503."
     ShadowedObject "UM0507" "An older object for the same host takes its place."
     NoEndpoints "UM0508" "The service or subset has no endpoints, so requests to it answer 503."
+    OnlyPort "UM0509" "A destination without port means the service's only one, where Istio's sidecars take the client's."
 }
 
 impl fmt::Display for Code {
