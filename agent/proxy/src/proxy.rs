@@ -85,15 +85,13 @@ impl Proxy {
             .enumerate()
             .map(|(index, queue)| {
                 let shared = shared.clone();
-                let runtime = tokio::runtime::Builder::new_current_thread()
-                    .enable_io()
-                    .enable_time()
-                    .build_local(tokio::runtime::LocalOptions::default());
-                // A local runtime cannot move between threads: each makes its own, this one proves that it can be had.
-                drop(runtime?);
-                std::thread::Builder::new()
+                // A local runtime cannot move between threads: the worker makes its own and says whether it could.
+                let (started, has_started) = std::sync::mpsc::sync_channel(1);
+                let thread = std::thread::Builder::new()
                     .name(format!("worker-{index}"))
-                    .spawn(move || run(index, shared, queue))
+                    .spawn(move || run(index, shared, queue, &started))?;
+                has_started.recv().map_err(|_| io::Error::other("a worker ended at its start"))??;
+                Ok(thread)
             })
             .collect::<io::Result<_>>()?;
         Ok(Self { peers, threads, draining, next: AtomicUsize::new(0) })
@@ -186,13 +184,22 @@ impl Drop for Proxy {
     }
 }
 
-fn run(index: usize, shared: Arc<Shared>, queue: mpsc::UnboundedReceiver<Command>) {
+fn run(
+    index: usize,
+    shared: Arc<Shared>,
+    queue: mpsc::UnboundedReceiver<Command>,
+    started: &std::sync::mpsc::SyncSender<io::Result<()>>,
+) {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_io()
         .enable_time()
         .build_local(tokio::runtime::LocalOptions::default());
+    // Whoever starts us waits for this answer.
     match runtime {
-        Ok(runtime) => runtime.block_on(async move { worker::run(Worker::new(index, shared), queue).await }),
-        Err(error) => tracing::error!(%error, index, "worker could not start"),
+        Ok(runtime) => {
+            let _ = started.send(Ok(()));
+            runtime.block_on(async move { worker::run(Worker::new(index, shared), queue).await });
+        }
+        Err(error) => drop(started.send(Err(error))),
     }
 }

@@ -31,7 +31,10 @@ pub fn post(socket: &Path, path: &str, body: Bytes) -> anyhow::Result<Bytes> {
 /// Percent-encodes a value for a query.
 pub fn query_value(value: &str) -> String {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~/".contains(&byte);
-    value.bytes().map(|byte| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") }).collect()
+    value
+        .bytes()
+        .map(|byte| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") })
+        .collect()
 }
 
 fn ask(socket: &Path, method: Method, path: &str, body: Bytes) -> anyhow::Result<Bytes> {
@@ -49,7 +52,8 @@ async fn exchange(socket: &Path, method: Method, path: &str, body: Bytes) -> any
     })?;
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(io)).await?;
     let connection = tokio::spawn(connection);
-    let request = Request::builder().method(method).uri(path).header("host", "undermesh").body(Full::new(body))?;
+    let request =
+        Request::builder().method(method).uri(path).header("host", "undermesh").body(Full::new(body))?;
     let response = sender.send_request(request).await?;
     let status = response.status();
     let body = response.into_body().collect().await?.to_bytes();

@@ -19,7 +19,8 @@ use crate::app::enrolment;
 pub(super) async fn status(state: &State) -> Value {
     let config = state.published.config.load();
     let snapshot = state.published.snapshot.load();
-    let count = |severity| config.diagnostics.iter().filter(|diagnostic| diagnostic.severity == severity).count();
+    let count =
+        |severity| config.diagnostics.iter().filter(|diagnostic| diagnostic.severity == severity).count();
     let traffic = state.proxy.metrics().await;
     let inputs = &config.inputs;
     let mut value = json!({
@@ -67,10 +68,17 @@ pub(super) async fn status(state: &State) -> Value {
     let empty = Vec::new();
     let workloads = state.workloads.load();
     let by_state = |wanted: &str| {
-        workloads.as_array().unwrap_or(&empty).iter().filter(|row| row["capture"].as_str() == Some(wanted)).count()
+        workloads
+            .as_array()
+            .unwrap_or(&empty)
+            .iter()
+            .filter(|row| row["capture"].as_str() == Some(wanted))
+            .count()
     };
     value["workloads"] = match state.role {
-        Role::Agent { .. } => json!({"captured": by_state("yes"), "failed": by_state("failed"), "left alone": by_state("no")}),
+        Role::Agent { .. } => {
+            json!({"captured": by_state("yes"), "failed": by_state("failed"), "left alone": by_state("no")})
+        }
         Role::Gateway { .. } => json!({"listening": by_state("listening"), "failed": by_state("failed")}),
     };
     value
@@ -135,7 +143,10 @@ pub(super) fn endpoints(state: &State) -> Value {
 /// `undermesh routes [--pod] [--host]`
 pub(super) fn routes(state: &State, query: &str) -> Result<Value, String> {
     let parameter = |wanted: &str| {
-        query.split('&').find_map(|pair| pair.split_once('=').filter(|(key, _)| *key == wanted)).map(|(_, value)| decode(value))
+        query
+            .split('&')
+            .find_map(|pair| pair.split_once('=').filter(|(key, _)| *key == wanted))
+            .map(|(_, value)| decode(value))
     };
     let snapshot = state.published.snapshot.load();
     let text = parameter("host").unwrap_or_default();
@@ -149,6 +160,9 @@ pub(super) fn routes(state: &State, query: &str) -> Result<Value, String> {
     let client = client(state, parameter("pod").as_deref())?;
     for service in snapshot.services() {
         for port in &service.ports {
+            if !port.protocol.is_http() && port.protocol != undermesh_core::inventory::Protocol::Auto {
+                continue;
+            }
             let Some(address) = service.addresses.first() else { continue };
             let outbound = snapshot.outbound(&client, (*address, port.number).into());
             table_rows(&mut rows, &outbound.http, port.number, &text);
@@ -173,7 +187,7 @@ fn table_rows(rows: &mut Vec<Value>, table: &HttpTable, port: u16, text: &str) {
                 "host": &*host.name,
                 "port": port,
                 "rule": route.rule.as_ref().map(ToString::to_string),
-                "match": route.matches.to_string(),
+                "match": route.matches.conditions.iter().map(ToString::to_string).collect::<Vec<_>>(),
                 "action": action(route),
                 "timeout": route.timeout.map(|timeout| format!("{timeout:?}")),
                 "retries": route.retries.attempts,
@@ -191,7 +205,11 @@ fn action(route: &Route) -> String {
                     Availability::Known => String::new(),
                     other => format!(" ({other})"),
                 };
-                format!("{}% {}{state}", f64::from(weight) * 100.0 / route.total_weight.max(1) as f64, cluster.name)
+                // A single destination takes everything, whatever its weight says.
+                let alone = route.destinations.len() == 1;
+                let percent =
+                    if alone { 100.0 } else { f64::from(weight) * 100.0 / route.total_weight.max(1) as f64 };
+                format!("{percent}% {}{state}", cluster.name)
             };
             let shares = route.destinations.iter().map(|one| share(&one.cluster, one.weight));
             shares.collect::<Vec<_>>().join(" + ")
@@ -298,19 +316,42 @@ fn inspection_value(inspection: &Inspection) -> Value {
 
 /// `undermesh explain`, against what is in force.
 pub(super) fn explain(state: &State, body: &[u8]) -> Result<Value, String> {
-    let requests: explain::Requests = serde_json::from_slice(body).map_err(|error| format!("the requests: {error}"))?;
-    let config = state.published.config.load();
-    let snapshot = state.published.snapshot.load();
-    Ok(explain_all(&snapshot, &config.inputs, &requests))
+    let requests: explain::Requests =
+        serde_json::from_slice(body).map_err(|error| format!("the requests: {error}"))?;
+    Ok(explain_all(&state.published.snapshot.load(), requests))
 }
 
-/// The document of docs/explain-schema.md.
-pub fn explain_all(
-    snapshot: &Snapshot,
-    inputs: &undermesh_core::inputs::Inputs,
-    requests: &explain::Requests,
-) -> Value {
-    serde_json::to_value(explain::explain_all(snapshot, inputs, requests)).unwrap_or_default()
+/// The document of docs/explain-schema.md. A request that says no address dials what cluster DNS would answer for its
+/// authority.
+pub fn explain_all(snapshot: &Snapshot, mut requests: explain::Requests) -> Value {
+    for request in &mut requests.requests {
+        if request.address.is_none() && request.gateway.is_none() {
+            request.address = resolve(snapshot, request);
+        }
+    }
+    serde_json::to_value(explain::explain_all(snapshot, &requests)).unwrap_or_default()
+}
+
+/// The address of the service that the authority names, as a pod of the client's namespace would resolve it.
+fn resolve(snapshot: &Snapshot, request: &explain::Request) -> Option<std::net::IpAddr> {
+    let authority = request.authority.as_deref()?;
+    let host = undermesh_core::host::without_port(authority);
+    if let Ok(address) = host.trim_matches(['[', ']']).parse() {
+        return Some(address);
+    }
+    let of_pod = || request.source.pod.as_deref()?.split_once('/').map(|(namespace, _)| namespace);
+    let namespace = request.source.namespace.as_deref().or_else(of_pod).unwrap_or("default");
+    let host = host.trim_end_matches('.').to_ascii_lowercase();
+    let names = [
+        host.clone(),
+        format!("{host}.{namespace}.svc.cluster.local"),
+        format!("{host}.svc.cluster.local"),
+        format!("{host}.cluster.local"),
+    ];
+    let found =
+        names.iter().find_map(|name| snapshot.services().iter().find(|service| *service.host == **name))?;
+    let of_endpoint = || found.ports.first()?.endpoints.first().map(|endpoint| endpoint.address.ip());
+    found.addresses.first().copied().or_else(of_endpoint)
 }
 
 /// The metrics page.
@@ -325,7 +366,9 @@ pub(super) async fn metrics(state: &State) -> String {
             let _ = writeln!(out, "{name}{labels} {value}");
         }
     };
-    let count = |severity| config.diagnostics.iter().filter(|diagnostic| diagnostic.severity == severity).count() as u64;
+    let count = |severity| {
+        config.diagnostics.iter().filter(|diagnostic| diagnostic.severity == severity).count() as u64
+    };
     gauge(
         "undermesh_config_diagnostics",
         "Remarks about the configuration in force.",
@@ -335,8 +378,16 @@ pub(super) async fn metrics(state: &State) -> String {
             ("{severity=\"info\"}", count(Severity::Info)),
         ],
     );
-    gauge("undermesh_config_generation", "Generation of the configuration in force.", &[("", config.generation)]);
-    gauge("undermesh_access_log_lost_lines", "Access-log lines that could not be written.", &[("", state.log_sink.dropped_lines())]);
+    gauge(
+        "undermesh_config_generation",
+        "Generation of the configuration in force.",
+        &[("", config.generation)],
+    );
+    gauge(
+        "undermesh_access_log_lost_lines",
+        "Access-log lines that could not be written.",
+        &[("", state.log_sink.dropped_lines())],
+    );
     if let Some(redirect) = &state.redirect
         && let Ok(redirect) = redirect.lock()
         && let Ok(counters) = redirect.counters()

@@ -24,13 +24,15 @@ const MAX_BODY: usize = 64 << 20;
 /// Listens at `path`, in place of a dead process's socket; only the owner may ask.
 pub(super) fn unix_listener(path: &Path) -> anyhow::Result<std::os::unix::net::UnixListener> {
     if let Some(folder) = path.parent() {
-        std::fs::create_dir_all(folder).with_context(|| format!("the folder of the admin socket {}", path.display()))?;
+        std::fs::create_dir_all(folder)
+            .with_context(|| format!("the folder of the admin socket {}", path.display()))?;
     }
     if path.exists() {
         if std::os::unix::net::UnixStream::connect(path).is_ok() {
             bail!("another agent answers at {}; give this one another --admin-socket", path.display());
         }
-        std::fs::remove_file(path).with_context(|| format!("the left-over admin socket {}", path.display()))?;
+        std::fs::remove_file(path)
+            .with_context(|| format!("the left-over admin socket {}", path.display()))?;
     }
     let listener = std::os::unix::net::UnixListener::bind(path)
         .with_context(|| format!("the admin socket {}", path.display()))?;
@@ -105,7 +107,9 @@ async fn answer(request: Request<Incoming>, state: &State, is_local: bool) -> Re
     match (request.method(), path.as_str()) {
         (&Method::GET, "/metrics") => text(dump::metrics(state).await),
         (&Method::GET, "/healthz/ready" | "/healthz/live") => text("ok\n".to_owned()),
-        _ if !is_local => reply(StatusCode::NOT_FOUND, "text/plain", "only /metrics and /healthz here\n".to_owned()),
+        _ if !is_local => {
+            reply(StatusCode::NOT_FOUND, "text/plain", "only /metrics and /healthz here\n".to_owned())
+        }
         (&Method::GET, "/status") => json(dump::status(state).await),
         (&Method::GET, "/workloads") => json((**state.workloads.load()).clone()),
         (&Method::GET, "/services") => json(dump::services(state)),

@@ -91,7 +91,12 @@ impl Capture {
     ///
     /// # Errors
     /// The maps could not be written; what was captured before still is.
-    pub fn pass(&mut self, wanted: Vec<LocalPod>, snapshot: &Snapshot, proxy: &Proxy) -> anyhow::Result<Pass> {
+    pub fn pass(
+        &mut self,
+        wanted: Vec<LocalPod>,
+        snapshot: &Snapshot,
+        proxy: &Proxy,
+    ) -> anyhow::Result<Pass> {
         let mut before = std::mem::take(&mut self.pods);
         let mut gone: Vec<Arc<str>> = Vec::new();
         for pod in wanted {
@@ -113,7 +118,8 @@ impl Capture {
         let workloads: Vec<LocalWorkload> = self.pods.values().filter_map(|pod| self.workload(pod)).collect();
         self.write(snapshot, &workloads)?;
         // Only now does nothing lead to the listeners of those that are gone.
-        let used: Vec<NetnsCookie> = self.pods.values().filter_map(|pod| Some(pod.state.as_ref().ok()?.netns)).collect();
+        let used: Vec<NetnsCookie> =
+            self.pods.values().filter_map(|pod| Some(pod.state.as_ref().ok()?.netns)).collect();
         self.inlets.retain(|netns, _| used.contains(netns));
         drop(before);
         for id in &gone {
@@ -172,7 +178,13 @@ impl Capture {
     }
 
     fn is_host(&self, cookie: NetnsCookie) -> anyhow::Result<bool> {
-        Ok(self.redirect.lock().map_err(|_| anyhow::anyhow!("the kernel half has panicked"))?.node().host_netns == cookie)
+        Ok(self
+            .redirect
+            .lock()
+            .map_err(|_| anyhow::anyhow!("the kernel half has panicked"))?
+            .node()
+            .host_netns
+            == cookie)
     }
 
     fn open(&mut self, pod: &LocalPod, netns: &Arc<Netns>, proxy: &Proxy) -> anyhow::Result<()> {
@@ -189,7 +201,8 @@ impl Capture {
         );
         let (has4, has6) = (listener4.is_some(), listener6.is_some());
         let origins = {
-            let redirect = self.redirect.lock().map_err(|_| anyhow::anyhow!("the kernel half has panicked"))?;
+            let redirect =
+                self.redirect.lock().map_err(|_| anyhow::anyhow!("the kernel half has panicked"))?;
             KernelOrigins { origins: redirect.origins(), netns: cookie, callers: self.callers.clone() }
         };
         let inlet = proxy.open(Inlet {
@@ -227,13 +240,15 @@ impl Capture {
     }
 
     fn write(&self, snapshot: &Snapshot, workloads: &[LocalWorkload]) -> anyhow::Result<()> {
-        let mut redirect = self.redirect.lock().map_err(|_| anyhow::anyhow!("the kernel half has panicked"))?;
+        let mut redirect =
+            self.redirect.lock().map_err(|_| anyhow::anyhow!("the kernel half has panicked"))?;
         let node = plan::Node { event_sample: self.event_sample, ..redirect.node() };
         let desired = plan::plan(snapshot.captures(), workloads, &node, snapshot.generation());
         for skipped in &desired.skipped {
             tracing::debug!(%skipped, "not captured");
         }
-        let applied = redirect.apply(&desired).context("the kernel's maps could not be brought up to date")?;
+        let applied =
+            redirect.apply(&desired).context("the kernel's maps could not be brought up to date")?;
         tracing::debug!(?applied, generation = snapshot.generation(), "kernel maps in step");
         Ok(())
     }
@@ -286,7 +301,8 @@ fn find_netns(pod: &LocalPod) -> anyhow::Result<Netns> {
     let cgroup = pod.cgroup.as_deref().context(
         "nothing says where it is: give annotation undermesh.io/netns (path of its network namespace) or undermesh.io/cgroup",
     )?;
-    let pid = first_process(cgroup).with_context(|| format!("looking for a process in its cgroup {}", cgroup.display()))?;
+    let pid = first_process(cgroup)
+        .with_context(|| format!("looking for a process in its cgroup {}", cgroup.display()))?;
     Ok(Netns::of_pid(pid)?)
 }
 

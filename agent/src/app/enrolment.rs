@@ -84,7 +84,8 @@ impl Enrolment {
 
 /// The pods that run on `node`, by namespace and name. Pods that have ended are not there any more.
 pub fn local_pods(inputs: &Inputs, node: &str) -> Vec<LocalPod> {
-    let runs_here = |pod: &Pod| pod.node == node && !matches!(pod.phase, PodPhase::Succeeded | PodPhase::Failed);
+    let runs_here =
+        |pod: &Pod| pod.node == node && !matches!(pod.phase, PodPhase::Succeeded | PodPhase::Failed);
     inputs.pods.values().filter(|pod| runs_here(&pod.spec)).map(|pod| local_pod(inputs, pod)).collect()
 }
 
@@ -146,20 +147,26 @@ fn fail_mode(annotations: &BTreeMap<String, String>) -> (FailMode, Option<String
     match annotations.get(FAIL_MODE_ANNOTATION).map(String::as_str) {
         None | Some("open") => (FailMode::Open, None),
         Some("closed") => (FailMode::Closed, None),
-        Some(other) => {
-            (FailMode::Open, Some(format!("{FAIL_MODE_ANNOTATION}: `{other}` is neither open nor closed; open is in force")))
-        }
+        Some(other) => (
+            FailMode::Open,
+            Some(format!("{FAIL_MODE_ANNOTATION}: `{other}` is neither open nor closed; open is in force")),
+        ),
     }
 }
 
 fn excluded_ports(annotations: &BTreeMap<String, String>) -> (ExcludedPorts, Option<String>) {
-    let Some(list) = annotations.get(EXCLUDE_PORTS_ANNOTATION) else { return (ExcludedPorts::default(), None) };
+    let Some(list) = annotations.get(EXCLUDE_PORTS_ANNOTATION) else {
+        return (ExcludedPorts::default(), None);
+    };
     let entries = list.split(',').map(str::trim).filter(|entry| !entry.is_empty());
     let ports: Result<Vec<NonZeroU16>, String> =
         entries.map(|entry| entry.parse().map_err(|_| format!("`{entry}` is no port"))).collect();
     match ports.and_then(|ports| ExcludedPorts::new(ports).map_err(|error| error.to_string())) {
         Ok(ports) => (ports, None),
-        Err(why) => (ExcludedPorts::default(), Some(format!("{EXCLUDE_PORTS_ANNOTATION}: {why}; no port is excluded"))),
+        Err(why) => (
+            ExcludedPorts::default(),
+            Some(format!("{EXCLUDE_PORTS_ANNOTATION}: {why}; no port is excluded")),
+        ),
     }
 }
 
@@ -180,13 +187,13 @@ mod tests {
         inputs
     }
 
-    fn pod(labels: Value, annotations: Value) -> Value {
+    fn pod(labels: &Value, annotations: &Value) -> Value {
         json!({"apiVersion": "v1", "kind": "Pod",
             "metadata": {"name": "a", "namespace": "ns1", "labels": labels, "annotations": annotations},
             "spec": {"nodeName": "n1"}, "status": {"podIPs": [{"ip": "10.1.0.2"}, {"ip": "fd00::2"}]}})
     }
 
-    fn namespace(labels: Value) -> Value {
+    fn namespace(labels: &Value) -> Value {
         json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "ns1", "labels": labels}})
     }
 
@@ -200,14 +207,14 @@ mod tests {
             (json!({}), mode("undermesh"), Enrolment::ByPod),
             (mode("undermesh"), mode("none"), Enrolment::OptedOut),
         ] {
-            let inputs = inputs([namespace(namespace_label), pod(pod_label, json!({}))]);
+            let inputs = inputs([namespace(&namespace_label), pod(&pod_label, &json!({}))]);
             assert_eq!(local_pods(&inputs, "n1")[0].enrolment, want);
         }
     }
 
     #[test]
     fn only_pods_of_this_node_are_local() {
-        let inputs = inputs([pod(json!({}), json!({}))]);
+        let inputs = inputs([pod(&json!({}), &json!({}))]);
         assert_eq!(local_pods(&inputs, "n1").len(), 1);
         assert_eq!(local_pods(&inputs, "n2").len(), 0);
     }
@@ -215,15 +222,18 @@ mod tests {
     #[test]
     fn annotations_are_read_and_nonsense_is_complained_about() {
         let good = json!({NETNS_ANNOTATION: "/run/netns/a", FAIL_MODE_ANNOTATION: "closed", EXCLUDE_PORTS_ANNOTATION: "25, 53"});
-        let pods = local_pods(&inputs([pod(json!({}), good)]), "n1");
+        let pods = local_pods(&inputs([pod(&json!({}), &good)]), "n1");
         let ports = ExcludedPorts::new([25, 53].map(|port| NonZeroU16::new(port).unwrap())).unwrap();
         assert_eq!(pods[0].netns.as_deref(), Some("/run/netns/a".as_ref()));
-        assert_eq!((pods[0].fail_mode, pods[0].excluded_ports, pods[0].complaints.len()), (FailMode::Closed, ports, 0));
+        assert_eq!(
+            (pods[0].fail_mode, pods[0].excluded_ports, pods[0].complaints.len()),
+            (FailMode::Closed, ports, 0)
+        );
         assert_eq!(pods[0].address4, Some(Ipv4Addr::new(10, 1, 0, 2)));
         assert_eq!(pods[0].address6, Some("fd00::2".parse().unwrap()));
 
         let bad = json!({FAIL_MODE_ANNOTATION: "ajar", EXCLUDE_PORTS_ANNOTATION: "0"});
-        let pods = local_pods(&inputs([pod(json!({}), bad)]), "n1");
+        let pods = local_pods(&inputs([pod(&json!({}), &bad)]), "n1");
         assert_eq!((pods[0].fail_mode, pods[0].excluded_ports), (FailMode::Open, ExcludedPorts::default()));
         assert_eq!(pods[0].complaints.len(), 2, "{:?}", pods[0].complaints);
     }

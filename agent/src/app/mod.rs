@@ -42,7 +42,10 @@ pub struct Common {
 }
 
 impl Common {
-    fn proxy(&self, published: &Published) -> anyhow::Result<(Proxy, Sink, Option<std::thread::JoinHandle<()>>)> {
+    fn proxy(
+        &self,
+        published: &Published,
+    ) -> anyhow::Result<(Proxy, Sink, Option<std::thread::JoinHandle<()>>)> {
         let (sink, writer) = match (self.access_log, &self.access_log_file) {
             (Format::Off, _) => (Sink::none(), None),
             (_, None) => {
@@ -65,7 +68,8 @@ impl Common {
             log_sink: sink.clone(),
             hostname: rustix::system::uname().nodename().to_string_lossy().into_owned(),
         };
-        let proxy = Proxy::start(settings, published.snapshot.clone()).context("the proxy could not be started")?;
+        let proxy =
+            Proxy::start(settings, published.snapshot.clone()).context("the proxy could not be started")?;
         Ok((proxy, sink, writer))
     }
 }

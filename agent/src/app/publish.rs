@@ -54,7 +54,13 @@ impl Published {
         let snapshot = Arc::new(compiled.snapshot.with_generation(generation));
         self.snapshot.store(snapshot.clone());
         let errors = diagnostics.iter().filter(|diagnostic| diagnostic.severity == Severity::Error).count();
-        tracing::info!(generation, compile_us, errors, services = snapshot.services().len(), "configuration in force");
+        tracing::info!(
+            generation,
+            compile_us,
+            errors,
+            services = snapshot.services().len(),
+            "configuration in force"
+        );
         self.config.store(Arc::new(Config {
             inputs: loaded.inputs,
             diagnostics,

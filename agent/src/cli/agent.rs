@@ -97,7 +97,8 @@ impl CommonArgs {
 
 impl Args {
     pub(super) fn run(self) -> anyhow::Result<Answer> {
-        let node = self.node.unwrap_or_else(|| rustix::system::uname().nodename().to_string_lossy().into_owned());
+        let node =
+            self.node.unwrap_or_else(|| rustix::system::uname().nodename().to_string_lossy().into_owned());
         app::agent::run(app::agent::Settings {
             common: self.common.settings(),
             node,

@@ -64,7 +64,7 @@ pub(super) fn load(paths: &[PathBuf]) -> anyhow::Result<Loaded> {
     if paths == [PathBuf::from("-")] {
         let mut text = String::new();
         std::io::stdin().read_to_string(&mut text).context("reading standard input")?;
-        return Ok(crate::source::files::read_text("stdin", &text).into());
+        return Ok(crate::source::files::load_text("stdin", &text));
     }
     for path in paths {
         std::fs::metadata(path).with_context(|| format!("{}", path.display()))?;
@@ -79,7 +79,8 @@ fn print(output: Output, diagnostics: &[Diagnostic], is_valid: bool) -> anyhow::
             for diagnostic in diagnostics {
                 writeln!(out, "{diagnostic}")?;
             }
-            let count = |severity| diagnostics.iter().filter(|diagnostic| diagnostic.severity == severity).count();
+            let count =
+                |severity| diagnostics.iter().filter(|diagnostic| diagnostic.severity == severity).count();
             let (errors, warnings) = (count(Severity::Error), count(Severity::Warning));
             writeln!(out, "{errors} errors, {warnings} warnings, {} remarks", count(Severity::Info))?;
         }

@@ -83,7 +83,7 @@ impl Args {
             let loaded = super::check::load(&self.config)?;
             let compiled = compile(&loaded.inputs);
             let requests = serde_json::from_str(&requests).context("the requests")?;
-            explain_all(&compiled.snapshot.with_generation(1), &loaded.inputs, &requests)
+            explain_all(&compiled.snapshot.with_generation(1), requests)
         };
         let mut out = std::io::BufWriter::new(std::io::stdout().lock());
         match self.output {
@@ -111,7 +111,8 @@ impl Args {
         });
         let mut headers = Map::new();
         for line in &self.header {
-            let (name, value) = line.split_once(':').with_context(|| format!("`{line}` is not of the form name:value"))?;
+            let (name, value) =
+                line.split_once(':').with_context(|| format!("`{line}` is not of the form name:value"))?;
             let values = headers.entry(name.trim().to_ascii_lowercase()).or_insert_with(|| json!([]));
             if let Some(values) = values.as_array_mut() {
                 values.push(value.trim().into());
@@ -150,7 +151,8 @@ impl Args {
 fn labels(pairs: &[String]) -> anyhow::Result<Value> {
     let mut labels = Map::new();
     for pair in pairs {
-        let (key, value) = pair.split_once('=').with_context(|| format!("`{pair}` is not of the form key=value"))?;
+        let (key, value) =
+            pair.split_once('=').with_context(|| format!("`{pair}` is not of the form key=value"))?;
         labels.insert(key.to_owned(), value.into());
     }
     Ok(labels.into())
@@ -166,8 +168,9 @@ fn address(text: &str, port: u16) -> anyhow::Result<(String, u16)> {
     if let Ok(ip) = text.parse::<std::net::IpAddr>() {
         return Ok((ip.to_string(), port));
     }
-    let address: std::net::SocketAddr =
-        text.parse().with_context(|| format!("`{text}` is neither IP nor IP:PORT (an IPv6 address with port needs [])"))?;
+    let address: std::net::SocketAddr = text.parse().with_context(|| {
+        format!("`{text}` is neither IP nor IP:PORT (an IPv6 address with port needs [])")
+    })?;
     Ok((address.ip().to_string(), address.port()))
 }
 
@@ -196,7 +199,8 @@ fn text(out: &mut impl Write, answer: &Value) -> anyhow::Result<()> {
                 destination["balancer"].as_str().unwrap_or("-"),
             )?;
             for endpoint in destination["endpoints"].as_array().unwrap_or(&none) {
-                let excluded = endpoint["excluded"].as_str().map(|why| format!(": out, {why}")).unwrap_or_default();
+                let excluded =
+                    endpoint["excluded"].as_str().map(|why| format!(": out, {why}")).unwrap_or_default();
                 writeln!(
                     out,
                     "      {} {}:{}{excluded}",
@@ -216,9 +220,13 @@ mod tests {
 
     #[test]
     fn ports_are_found_also_behind_ipv6_addresses() {
-        for (authority, port) in
-            [("reviews", None), ("reviews:9080", Some(9080)), ("[fd00::1]:80", Some(80)), ("fd00::1", None), ("a:", None)]
-        {
+        for (authority, port) in [
+            ("reviews", None),
+            ("reviews:9080", Some(9080)),
+            ("[fd00::1]:80", Some(80)),
+            ("fd00::1", None),
+            ("a:", None),
+        ] {
             assert_eq!(port_of(authority), port, "{authority}");
         }
     }

@@ -31,13 +31,15 @@ pub(super) struct Args {
 }
 
 fn label(text: &str) -> Result<(String, String), String> {
-    let (key, value) = text.split_once('=').ok_or_else(|| format!("`{text}` is not of the form key=value"))?;
+    let (key, value) =
+        text.split_once('=').ok_or_else(|| format!("`{text}` is not of the form key=value"))?;
     Ok((key.to_owned(), value.to_owned()))
 }
 
 impl Args {
     pub(super) fn run(self) -> anyhow::Result<Answer> {
-        let name = self.name.unwrap_or_else(|| rustix::system::uname().nodename().to_string_lossy().into_owned());
+        let name =
+            self.name.unwrap_or_else(|| rustix::system::uname().nodename().to_string_lossy().into_owned());
         app::gateway::run(app::gateway::Settings {
             common: self.common.settings(),
             labels: self.labels.into_iter().collect::<BTreeMap<_, _>>(),

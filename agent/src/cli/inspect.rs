@@ -66,8 +66,13 @@ const WORKLOADS: &[Column] = &[
     ("SERVICE ACCOUNT", "service_account"),
     ("REASON", "reason"),
 ];
-const SERVICES: &[Column] =
-    &[("HOST", "host"), ("NAMESPACE", "namespace"), ("KIND", "kind"), ("ADDRESSES", "addresses"), ("PORTS", "ports")];
+const SERVICES: &[Column] = &[
+    ("HOST", "host"),
+    ("NAMESPACE", "namespace"),
+    ("KIND", "kind"),
+    ("ADDRESSES", "addresses"),
+    ("PORTS", "ports"),
+];
 const ROUTES: &[Column] = &[
     ("HOST", "host"),
     ("PORT", "port"),

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 /// `--output`
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
-pub enum Output {
+pub(super) enum Output {
     /// For people.
     #[default]
     Table,
@@ -19,13 +19,18 @@ pub enum Output {
 }
 
 /// A column of a table: heading, and the key of the row's value.
-pub type Column = (&'static str, &'static str);
+pub(super) type Column = (&'static str, &'static str);
 
 /// Prints an array of objects.
 ///
 /// # Errors
 /// Writing failed.
-pub fn rows(out: &mut impl Write, output: Output, value: &Value, columns: &[Column]) -> std::io::Result<()> {
+pub(super) fn rows(
+    out: &mut impl Write,
+    output: Output,
+    value: &Value,
+    columns: &[Column],
+) -> std::io::Result<()> {
     match output {
         Output::Table => table(out, value, columns),
         Output::Json | Output::Yaml => document(out, output, value),
@@ -36,7 +41,7 @@ pub fn rows(out: &mut impl Write, output: Output, value: &Value, columns: &[Colu
 ///
 /// # Errors
 /// Writing failed.
-pub fn document(out: &mut impl Write, output: Output, value: &Value) -> std::io::Result<()> {
+pub(super) fn document(out: &mut impl Write, output: Output, value: &Value) -> std::io::Result<()> {
     match output {
         Output::Json => {
             serde_json::to_writer_pretty(&mut *out, value)?;
@@ -82,9 +87,11 @@ fn cell(value: Option<&Value>) -> String {
         Some(Value::String(text)) => text.clone(),
         Some(Value::Array(items)) if items.is_empty() => "-".to_owned(),
         Some(Value::Array(items)) => items.iter().map(|item| cell(Some(item))).collect::<Vec<_>>().join(","),
-        Some(Value::Object(map)) => {
-            map.iter().map(|(key, value)| format!("{key}={}", cell(Some(value)))).collect::<Vec<_>>().join(",")
-        }
+        Some(Value::Object(map)) => map
+            .iter()
+            .map(|(key, value)| format!("{key}={}", cell(Some(value))))
+            .collect::<Vec<_>>()
+            .join(","),
         Some(other) => other.to_string(),
     }
 }
@@ -146,7 +153,8 @@ mod tests {
 
     #[test]
     fn columns_are_as_wide_as_their_widest_cell_and_nothing_is_a_dash() {
-        let rows_ = json!([{"name": "reviews", "ports": [9080, 80]}, {"name": "a", "ports": []}, {"ports": null}]);
+        let rows_ =
+            json!([{"name": "reviews", "ports": [9080, 80]}, {"name": "a", "ports": []}, {"ports": null}]);
         assert_eq!(
             text(|out| rows(out, Output::Table, &rows_, &[("NAME", "name"), ("PORTS", "ports")])),
             "NAME     PORTS\nreviews  9080,80\na        -\n-        -\n"
@@ -165,6 +173,9 @@ mod tests {
     #[test]
     fn json_is_what_the_server_said() {
         let value = json!([{"a": 1}]);
-        assert_eq!(text(|out| rows(out, Output::Json, &value, &[("A", "a")])), "[\n  {\n    \"a\": 1\n  }\n]\n");
+        assert_eq!(
+            text(|out| rows(out, Output::Json, &value, &[("A", "a")])),
+            "[\n  {\n    \"a\": 1\n  }\n]\n"
+        );
     }
 }
