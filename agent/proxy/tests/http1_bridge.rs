@@ -406,6 +406,29 @@ fn its_body_is_chunked_unless_the_length_is_known() {
 }
 
 #[test]
+fn trailers_larger_than_a_small_block_are_sent_and_endless_ones_end_the_attempt() {
+    run(async {
+        let upstream = Scripted::start().await;
+        let path = TestPath::new(upstream.address);
+        for (size, want) in [(40_000, true), (200_000, false)] {
+            let mut trailers = HeaderMap::new();
+            trailers.insert("x-t", HeaderValue::from_str(&"t".repeat(size)).unwrap());
+            let head = http2_request("POST", "/bench");
+            let lease = path.lease(true).await.unwrap();
+            let mut stream = Http1Stream::open(lease, &BufferPool::new(), &head, false).unwrap();
+            assert_eq!(stream.push(b"hello"), 5);
+            assert_eq!(stream.end(Some(&trailers)), want);
+            let room = poll_fn(|cx| std::task::Poll::Ready(stream.poll_room(cx))).await;
+            assert_eq!(room == std::task::Poll::Ready(None), !want);
+            if want {
+                poll_fn(|cx| stream.poll_flush(cx)).await;
+                assert!(matches!(poll_fn(|cx| stream.poll_head(cx)).await, Ok(Head::Final(_))));
+            }
+        }
+    });
+}
+
+#[test]
 fn its_response_is_taken_out_of_its_framing() {
     run(async {
         let upstream = Scripted::start().await;

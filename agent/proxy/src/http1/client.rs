@@ -117,7 +117,8 @@ impl Http1Stream {
         count
     }
 
-    /// Ends the request. `false`: there is no room for its end yet; see [`Http1Stream::poll_flush`].
+    /// Ends the request. `false`: its trailers are larger than a large block, so that it cannot be ended; the upstream
+    /// takes no more then.
     pub fn end(&mut self, trailers: Option<&HeaderMap>) -> bool {
         if self.is_ended || self.outgoing != Outgoing::Chunked {
             self.is_ended = true;
@@ -126,8 +127,12 @@ impl Http1Stream {
         let pool = Rc::clone(self.send.pool());
         self.is_ended = pool.with_scratch(|scratch| {
             bridge::write_trailers(trailers, &mut scratch.head);
-            self.send.room() >= scratch.head.len() && self.send.append(&scratch.head) > 0
+            // Past what is waiting: it is the last thing to be sent, so nothing is gained by waiting for room.
+            let fits = self.send.feed(&scratch.head);
+            self.send.approve(scratch.head.len());
+            fits
         });
+        self.is_deaf |= !self.is_ended;
         self.is_ended
     }
 
