@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR GPL-2.0-only
 //! Addresses and ports in network byte order: the only place where it appears.
 //!
 //! One form for both families, IPv4 as v4-mapped IPv6, so that there is one service map and one origin map, and a

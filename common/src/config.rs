@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR GPL-2.0-only
 //! What holds for the whole node.
 
 /// A connection that cannot be captured goes where it was dialled.

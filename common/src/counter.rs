@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR GPL-2.0-only
 //! Every outcome that the kernel programs count: the index into the map `COUNTERS`.
 
 macro_rules! counters {

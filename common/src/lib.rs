@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR GPL-2.0-only
 //! The structs that the kernel programs and the agent share, byte for byte.
 //!
 //! The programs (`undermesh-ebpf`) and user space (`undermesh-redirect`) are compiled by different compilers at different

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR GPL-2.0-only
 //! Keys and values of the maps.
 
 use crate::{NetAddr, NetPort};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR GPL-2.0-only
 //! Reading and writing the structs as bytes, in user space.
 
 #![allow(unsafe_code, reason = "bytemuck's traits are promises about layout")]

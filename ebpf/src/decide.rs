@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR GPL-2.0-only
 //! What becomes of a `connect()`: pure decisions over a view of the world.
 //!
 //! ```text

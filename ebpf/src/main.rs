@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR GPL-2.0-only
 //! The kernel programs: thin entry points over the decisions in `decide.rs`.
 //!
 //! ```text

@@ -56,7 +56,8 @@ impl Origins {
 
     /// Removes entries of connections that were made longer than `age` ago and never accepted, and says how many. Call it
     /// now and then with an age well above the time a connection waits in a backlog: the kernel removes what closes, so
-    /// this finds only what a listener left behind when it was closed.
+    /// this finds only what a listener left behind when it was closed. Do call it after closing one in the node's network
+    /// namespace: there a later process could meet such an entry by dialling the next listener from the very same port.
     pub fn sweep(&self, age: Duration) -> Result<usize, Error> {
         let now = crate::events::monotonic_ns();
         let age = u64::try_from(age.as_nanos()).unwrap_or(u64::MAX);

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR GPL-2.0-only
 //! Each row is one rule; each rule has the row in which it does not hold.
 
 use std::collections::{HashMap, HashSet};

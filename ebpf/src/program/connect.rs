@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR GPL-2.0-only
 //! connect4 and connect6.
 
 use core::ptr::{addr_of, addr_of_mut};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR GPL-2.0-only
 //! The maps. Their sizes here are defaults; user space sets them from its settings when it loads the object.
 //!
 //! Maps that only user space fills are not preallocated: they cost what they hold, so their limits can be generous.

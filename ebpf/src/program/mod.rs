@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR GPL-2.0-only
 //! Everything that exists only in the kernel.
 
 mod connect;

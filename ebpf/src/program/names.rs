@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR GPL-2.0-only
 //! getpeername and getsockname: the application sees the connection it asked for.
 //!
 //! The alternative for its own address, `bpf_bind` to the pod's address in connect, was rejected: it locks the socket to

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR GPL-2.0-only
 //! Counters and sampled events.
 
 use aya_ebpf::helpers::{

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR GPL-2.0-only
 //! sock_ops: hands the origin of a redirected connection to the proxy.
 //!
 //! TCP_CONNECT_CB is the one moment at which the source port is chosen and the SYN not yet sent, so the entry is there
