@@ -5,7 +5,8 @@
 //!                              head.rs      malformed heads refused; views and edits for `core`
 //!                              exchange.rs  Http2Exchange: attempt · relay · answer · pause
 //!                                body.rs      request body: read ahead, kept for a retry up to a bound
-//!                                upstream.rs  the attempt's other end: an HTTP/2 stream or an HTTP/1.1 lease
+//!                                upstream/    the attempt's other end: an HTTP/2 stream or an HTTP/1.1 lease
+//!                                reply.rs     the way back to the client
 //!                            client.rs: h2::client, one connection shared by all requests to an endpoint
 //! ```
 //!
@@ -18,7 +19,7 @@
 //! header-only replies (`grpc-status` in the head, END_STREAM on it). That mapping is the request path's.
 //!
 //! Not done: CONNECT, plain (RFC 9113 section 8.5) and extended (RFC 8441, WebSocket over HTTP/2). Plain is answered with
-//! 501; extended is not advertised in SETTINGS, and a stream that uses it regardless is reset with PROTOCOL_ERROR. Server
+//! 405; extended is not advertised in SETTINGS, and a stream that uses it regardless is reset with PROTOCOL_ERROR. Server
 //! push is switched off towards upstreams and never used towards clients (browsers have dropped it).
 
 mod body;

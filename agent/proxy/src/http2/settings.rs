@@ -36,8 +36,7 @@ pub struct ServerSettings {
     pub handshake_timeout: Duration,
     /// A connection without streams is ended with GOAWAY after so long. Default 1 h, as Envoy's `idle_timeout`.
     pub idle_timeout: Duration,
-    /// How long streams may go on after GOAWAY. Default 45 s, Istio's `terminationDrainDuration` (5 s) being too short
-    /// for calls that were promised to finish, and pods being killed after 60 s at the latest in most clusters.
+    /// How long streams may go on after GOAWAY. Default 25 s: within the 30 s that Kubernetes leaves a pod by default.
     pub drain_timeout: Duration,
 }
 
@@ -56,7 +55,7 @@ impl Default for ServerSettings {
             replay_bytes: 64 * 1024,
             handshake_timeout: Duration::from_secs(10),
             idle_timeout: Duration::from_secs(3600),
-            drain_timeout: Duration::from_secs(45),
+            drain_timeout: Duration::from_secs(25),
         }
     }
 }
