@@ -7,7 +7,9 @@
 //! Which service a connection means is DESIGN D8: the *dialled address* names the service; a Host chooses only among
 //! ServiceEntries without addresses, ExternalName aliases of the dialled service, and hosts that only a VirtualService knows.
 
+mod blocks;
 mod clusters;
+mod destination_rules;
 mod gateway;
 mod mesh;
 mod outbound;
@@ -27,7 +29,9 @@ use crate::inventory::Protocol;
 use crate::path::Normalization;
 use crate::route::{HttpTable, TcpTable};
 
-pub(crate) use clusters::{CompiledDestinationRule, CompiledSubset, DestinationRules, SourcedPolicy};
+pub(crate) use destination_rules::{
+    CompiledDestinationRule, CompiledSubset, DestinationRules, SourcedPolicy,
+};
 pub(crate) use gateway::{CompiledGateway, CompiledServer, ServerHost};
 pub(crate) use mesh::Mesh;
 pub(crate) use routes::{
