@@ -85,16 +85,21 @@ impl Http2Exchange {
         }
     }
 
+    /// Moves the request on. Ready if the client ended it.
+    fn poll_client(&mut self, cx: &mut Context<'_>) -> Poll<BodyError> {
+        if let Poll::Ready(error) = self.poll_request(cx) {
+            return Poll::Ready(error);
+        }
+        self.reply.borrow_mut().poll_gone(cx).map(|()| BodyError::ClientGone)
+    }
+
     /// What can end an attempt from this side, or from the clock's.
     fn poll_trouble(&mut self, cx: &mut Context<'_>, deadline: &mut Deadline) -> Poll<AttemptError> {
-        if let Poll::Ready(error) = self.poll_request(cx) {
+        if let Poll::Ready(error) = self.poll_client(cx) {
             return Poll::Ready(match error {
                 BodyError::ClientGone => AttemptError::ClientGone,
                 BodyError::Malformed => AttemptError::ClientProtocol,
             });
-        }
-        if self.reply.borrow_mut().poll_gone(cx).is_ready() {
-            return Poll::Ready(AttemptError::ClientGone);
         }
         deadline.poll(cx, self.body.ended_at()).map(AttemptError::Timeout)
     }
@@ -245,14 +250,21 @@ impl Exchange for Http2Exchange {
                 let mut deadline = Deadline::new(Limits { per_try: None, ..limits });
                 let mut chunk = Bytes::new();
                 poll_fn(|cx| {
-                    if let Poll::Ready(error) = self.poll_trouble(cx, &mut deadline) {
+                    if let Poll::Ready(error) = self.poll_client(cx) {
                         return Poll::Ready(match error {
-                            AttemptError::Timeout(_) => End::Timeout,
-                            AttemptError::ClientProtocol => End::ClientProtocol,
-                            _ => End::ClientGone,
+                            BodyError::ClientGone => End::ClientGone,
+                            BodyError::Malformed => End::ClientProtocol,
                         });
                     }
-                    self.poll_response_body(cx, &mut chunk)
+                    if let Poll::Ready(end) = self.poll_response_body(cx, &mut chunk) {
+                        return Poll::Ready(end);
+                    }
+                    // Envoy: the limit ends with the upstream's message. How fast the client takes it is its own affair. (What
+                    // `h2` holds unread of an HTTP/2 upstream still counts as not come.)
+                    match &self.upstream {
+                        Some(upstream) if upstream.is_ended() => Poll::Pending,
+                        _ => deadline.poll(cx, self.body.ended_at()).map(|_| End::Timeout),
+                    }
                 })
                 .await
             }

@@ -12,7 +12,7 @@ use http::{HeaderMap, HeaderValue, Request, Response};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::spawn_local;
-use undermesh_proxy::exchange::{AttemptError, End, Transfer};
+use undermesh_proxy::exchange::{AttemptError, End, Limits, Transfer};
 
 use super::support::*;
 
@@ -251,6 +251,26 @@ fn an_answer_that_ends_with_its_connection_is_whole() {
         let response = ask(&path, request("GET", "/")).await.unwrap();
         assert_eq!(collect(response.into_body()).await.unwrap().0, b"all of it");
         until("the connection closed", || path.home.closed.get() == 1).await;
+    });
+}
+
+#[test]
+fn a_client_may_take_an_answer_that_came_in_time_as_slowly_as_it_likes() {
+    run(async {
+        let upstream = scripted(|_, mut io| async move {
+            read_to(&mut io, "\r\n\r\n").await;
+            let answer =
+                [&b"HTTP/1.1 200 OK\r\ncontent-length: 100000\r\n\r\n"[..], &pattern(100_000)].concat();
+            io.write_all(&answer).await.unwrap();
+            let _ = io.read(&mut [0]).await;
+        })
+        .await;
+        let limits = Limits { per_try: None, route: Some(Duration::from_millis(200)) };
+        let path = Rc::new(Double { limits, ..double(upstream) });
+        let response = ask(&path, request("GET", "/")).await.unwrap();
+        // More than the client's window is left at the proxy meanwhile.
+        tokio::time::sleep(Duration::from_millis(400)).await;
+        assert!(collect(response.into_body()).await.unwrap().0 == pattern(100_000));
     });
 }
 
