@@ -50,7 +50,7 @@ pub(crate) fn start(worker: &Rc<Worker>, listening: &Arc<Listening>) {
         });
         match registered {
             Ok(listener) => {
-                drop(tokio::task::spawn_local(accept(worker.clone(), listening.clone(), listener)))
+                drop(tokio::task::spawn_local(accept(worker.clone(), listening.clone(), listener)));
             }
             Err(error) => {
                 listening.failed.store(true, Ordering::Relaxed);

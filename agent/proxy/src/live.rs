@@ -25,6 +25,7 @@ use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::oneshot;
 use undermesh_core::policy::ConnectionPool;
 
+use crate::http2;
 use crate::inlet::Sockets;
 use crate::metrics::{Counter, SeriesCache, Shard};
 use crate::pool::{Home, Lease};
@@ -137,28 +138,32 @@ impl Neighbour {
         self.endpoints.borrow_mut().clear();
     }
 
-    /// Waits for its turn to open a connection.
-    async fn admit(&self, limits: &ConnectionPool) -> Result<(), ConnectError> {
-        let mut pending = None;
+    /// Takes the place of one connection, if there is one: the limit is not met, this worker has none at all, or another
+    /// endpoint's idle connection gives way.
+    fn try_admit(&self, limits: &ConnectionPool) -> bool {
         loop {
             let before = self.gauges.connections.fetch_add(1, Ordering::Relaxed);
             if before < limits.max_connections || self.connections.get() == 0 {
                 self.connections.set(self.connections.get() + 1);
-                return Ok(());
+                return true;
             }
             self.gauges.connections.fetch_sub(1, Ordering::Relaxed);
-            if self.close_one_idle() {
-                continue;
+            if !self.close_one_idle() {
+                return false;
             }
-            if pending.is_none() {
-                let permit = permit(&self.gauges, |gauges| &gauges.pending, limits.max_pending_requests);
-                pending = Some(permit.ok_or(ConnectError::Overflow)?);
-            }
-            let (turn, wait) = oneshot::channel();
-            self.waiting.borrow_mut().push_back(turn);
-            // The sender is only dropped with the whole cluster.
-            wait.await.map_err(|_| ConnectError::Overflow)?;
         }
+    }
+
+    /// Waits until a connection was given back or closed. `pending` keeps the place in the count of those who wait.
+    async fn turn(&self, pending: &mut Option<Permit>, limits: &ConnectionPool) -> Result<(), ConnectError> {
+        if pending.is_none() {
+            let permit = permit(&self.gauges, |gauges| &gauges.pending, limits.max_pending_requests);
+            *pending = Some(permit.ok_or(ConnectError::Overflow)?);
+        }
+        let (turn, wait) = oneshot::channel();
+        self.waiting.borrow_mut().push_back(turn);
+        // The sender is only dropped with the whole cluster.
+        wait.await.map_err(|_| ConnectError::Overflow)
     }
 
     /// Another endpoint's idle connection gives way when the limit is met.
@@ -231,8 +236,8 @@ pub(crate) struct EndpointPool {
     neighbour: Rc<Neighbour>,
     /// Youngest last.
     idle: RefCell<VecDeque<Idle>>,
-    /// The shared HTTP/2 connection; the lock is held while it is opened, so that it is opened once.
-    http2: tokio::sync::Mutex<Option<Shared>>,
+    /// HTTP/2 connections; one, unless it is full.
+    http2: tokio::sync::Mutex<Vec<Shared>>,
     /// `maxRequestsPerConnection` as of the newest request.
     max_requests: Cell<u32>,
     /// `http.idleTimeout` as of the newest request.
@@ -245,9 +250,40 @@ struct Idle {
     since: Instant,
 }
 
+/// An HTTP/2 connection that carries several requests.
 struct Shared {
     requests: SendRequest<Bytes>,
     served: u32,
+    active: Rc<Cell<u32>>,
+}
+
+impl Shared {
+    fn is_open(&mut self) -> bool {
+        let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+        // Pending means that no stream is free just now: still a live connection.
+        !matches!(self.requests.poll_ready(&mut context), std::task::Poll::Ready(Err(_)))
+    }
+
+    fn has_room(&self, max_streams: u32, max_requests: u32) -> bool {
+        let allowed =
+            u32::try_from(self.requests.current_max_send_streams()).unwrap_or(u32::MAX).min(max_streams);
+        self.active.get() < allowed && self.served < max_requests
+    }
+
+    fn stream(&mut self) -> (SendRequest<Bytes>, StreamSlot) {
+        self.served = self.served.saturating_add(1);
+        self.active.set(self.active.get() + 1);
+        (self.requests.clone(), StreamSlot(self.active.clone()))
+    }
+}
+
+/// A request's place on an HTTP/2 connection.
+pub(crate) struct StreamSlot(Rc<Cell<u32>>);
+
+impl Drop for StreamSlot {
+    fn drop(&mut self) {
+        self.0.set(self.0.get().saturating_sub(1));
+    }
 }
 
 impl EndpointPool {
@@ -259,12 +295,18 @@ impl EndpointPool {
     ) -> Result<Lease, ConnectError> {
         self.max_requests.set(limits.max_requests_per_connection);
         self.idle_timeout.set(limits.http_idle_timeout);
-        if !fresh && let Some(idle) = self.take_idle() {
-            self.neighbour.shard.count(Counter::UpstreamReused);
-            return Ok(Lease::new(idle.io, idle.served, self.clone()));
+        let mut pending = None;
+        loop {
+            if !fresh && let Some(idle) = self.take_idle() {
+                self.neighbour.shard.count(Counter::UpstreamReused);
+                return Ok(Lease::new(idle.io, idle.served, self.clone()));
+            }
+            if self.neighbour.try_admit(limits) {
+                let io = self.open(limits).await?;
+                return Ok(Lease::new(io, 0, self.clone()));
+            }
+            self.neighbour.turn(&mut pending, limits).await?;
         }
-        let io = self.open(limits).await?;
-        Ok(Lease::new(io, 0, self.clone()))
     }
 
     /// A connection for opaque bytes; counted until the guard goes.
@@ -274,45 +316,43 @@ impl EndpointPool {
     ) -> Result<(TcpStream, Opened), ConnectError> {
         let neighbour = &self.neighbour;
         // Opaque connections do not queue: over the limit they are closed (semantics 3.2).
-        if neighbour.gauges.connections.load(Ordering::Relaxed) >= limits.max_connections {
+        if !neighbour.try_admit(limits) {
             return Err(ConnectError::Overflow);
         }
         let io = self.open(limits).await?;
         Ok((io, Opened(Some(self.clone()))))
     }
 
-    /// A stream of the shared HTTP/2 connection, which is opened if there is none.
+    /// A stream of a shared HTTP/2 connection. Another connection is opened when all have as many streams as the endpoint
+    /// allows at once, or have carried what each may: streams must not queue behind calls that last.
     pub(crate) async fn http2(
         self: &Rc<Self>,
         limits: &ConnectionPool,
-    ) -> Result<SendRequest<Bytes>, ConnectError> {
+    ) -> Result<(SendRequest<Bytes>, StreamSlot), ConnectError> {
+        // Held while a connection is opened, so that requests that come together open one.
         let mut shared = self.http2.lock().await;
-        if let Some(open) = &mut *shared {
-            let is_spent = open.served >= limits.max_requests_per_connection;
-            let is_open = std::future::poll_fn(|context| {
-                // Pending means "no stream free just now": still a live connection.
-                std::task::Poll::Ready(!matches!(
-                    open.requests.poll_ready(context),
-                    std::task::Poll::Ready(Err(_))
-                ))
-            })
-            .await;
-            if is_open && !is_spent {
-                open.served += 1;
-                self.neighbour.shard.count(Counter::UpstreamReused);
-                return Ok(open.requests.clone());
-            }
+        shared.retain_mut(Shared::is_open);
+        let limit = limits.max_concurrent_streams;
+        if let Some(one) =
+            shared.iter_mut().find(|one| one.has_room(limit, limits.max_requests_per_connection))
+        {
+            self.neighbour.shard.count(Counter::UpstreamReused);
+            return Ok(one.stream());
         }
-        *shared = None;
+        let mut pending = None;
+        while !self.neighbour.try_admit(limits) {
+            self.neighbour.turn(&mut pending, limits).await?;
+        }
+        drop(pending);
         let io = self.open(limits).await?;
         let opened = Opened(Some(self.clone()));
-        let settings = crate::http2::ClientSettings {
+        let settings = http2::ClientSettings {
             keep_alive: limits
                 .http2_keep_alive
-                .map(|(interval, timeout)| crate::http2::KeepAlive { interval, timeout }),
-            ..crate::http2::ClientSettings::default()
+                .map(|(interval, timeout)| http2::KeepAlive { interval, timeout }),
+            ..http2::ClientSettings::default()
         };
-        let (requests, driver) = crate::http2::connect(io, &settings)
+        let (requests, driver) = http2::connect(io, &settings)
             .await
             .map_err(|_| ConnectError::Failed(io::ErrorKind::InvalidData))?;
         tokio::task::spawn_local(async move {
@@ -320,13 +360,14 @@ impl EndpointPool {
             let _ = driver.await;
             drop(opened);
         });
-        *shared = Some(Shared { requests: requests.clone(), served: 1 });
-        Ok(requests)
+        let mut one = Shared { requests, served: 0, active: Rc::default() };
+        let stream = one.stream();
+        shared.push(one);
+        Ok(stream)
     }
 
+    /// Connects, once admitted: the connection counts until `gone`, also when this future is dropped while it connects.
     async fn open(self: &Rc<Self>, limits: &ConnectionPool) -> Result<TcpStream, ConnectError> {
-        self.neighbour.admit(limits).await?;
-        // From here on the connection counts until `gone`; also when this future is dropped while it connects.
         let opening = Opened(Some(self.clone()));
         let io = self.neighbour.connect(self.address, limits).await?;
         opening.pass_on();

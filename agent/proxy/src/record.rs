@@ -64,6 +64,9 @@ pub(crate) struct Record {
     transfer: Option<Transfer>,
     cluster: Option<Rc<Bound>>,
     endpoint: Option<usize>,
+    /// Set when the request's life begins: a codec that finds fault with a head after it was planned refuses it, and records
+    /// that instead.
+    is_begun: bool,
 }
 
 impl Record {
@@ -96,7 +99,13 @@ impl Record {
             transfer: None,
             cluster: None,
             endpoint: None,
+            is_begun: false,
         }
+    }
+
+    /// From here on the record is written, however the request ends.
+    pub(crate) fn begin(&mut self) {
+        self.is_begun = true;
     }
 
     /// The tables the request was routed by; they stay those until its end.
@@ -136,6 +145,9 @@ impl Record {
 
 impl Drop for Record {
     fn drop(&mut self) {
+        if !self.is_begun {
+            return self.worker.notes.give_back(std::mem::take(&mut self.note));
+        }
         let duration = self.started.elapsed();
         if self.transfer.is_none() {
             // Nobody was left to answer.

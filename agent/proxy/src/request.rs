@@ -24,7 +24,7 @@ use crate::exchange::{
     Transfer, Verdict,
 };
 use crate::flags::ResponseFlags;
-use crate::live::{ConnectError, permit};
+use crate::live::{ConnectError, EndpointPool, Permit, StreamSlot, permit};
 use crate::local::{self, Local};
 use crate::metrics::Counter;
 use crate::outlet::{Bound, LocalCaller, Outlet, Target};
@@ -150,6 +150,7 @@ impl RequestPath for HttpPath {
     }
 
     async fn run<X: Exchange>(&self, mut plan: Plan, exchange: &mut X) {
+        plan.record.begin();
         let decision = plan.record.decision;
         if let Some(delay) = decision.delay {
             plan.record.flags.insert(ResponseFlags::DELAY_INJECTED);
@@ -197,6 +198,7 @@ impl RequestPath for HttpPath {
             "-",
             false,
         );
+        record.begin();
         record.local(&Local { status, details: why, ..local::BAD_REQUEST });
         record.finish(Transfer { received: 0, sent: sent_bytes, end: crate::exchange::End::Complete });
     }
@@ -278,7 +280,7 @@ impl HttpPath {
             let outcome = self.attempt(plan, &bound, route, limits, &mut tries, exchange).await;
             let record = &mut plan.record;
             match outcome {
-                Attempt::Relay => {
+                Attempt::Relay(_busy) => {
                     let transfer = exchange.relay(limits).await;
                     return plan.record.finish(transfer);
                 }
@@ -336,9 +338,13 @@ impl HttpPath {
         }
         let settings = &bound.cluster.policy.connection_pool;
         let fresh = std::mem::take(&mut tries.is_stale_repeat);
+        let mut busy = Busy::new(pool.clone());
         let connected = match plan.upstream {
             UpstreamProtocol::Http1 => pool.http1(settings, fresh).await.map(Upstream::Http1),
-            UpstreamProtocol::Http2 => pool.http2(settings).await.map(Upstream::Http2),
+            UpstreamProtocol::Http2 => pool.http2(settings).await.map(|(requests, slot)| {
+                busy.slot = Some(slot);
+                Upstream::Http2(requests)
+            }),
         };
         let upstream = match connected {
             Ok(upstream) => upstream,
@@ -351,7 +357,6 @@ impl HttpPath {
                 return self.failed(bound, route, tries, exchange, local, outcome);
             }
         };
-        let _busy = Busy::new(&pool);
         let sent = Instant::now();
         let may_retry = tries.left > 0;
         let mut judge = Response { facts: self.facts(), plan, route, may_retry, sent, wanted_retry: false };
@@ -362,7 +367,7 @@ impl HttpPath {
                 if wanted_retry && tries.made > 1 {
                     plan.record.flags.insert(ResponseFlags::UPSTREAM_RETRY_LIMIT_EXCEEDED);
                 }
-                return Attempt::Relay;
+                return Attempt::Relay(busy);
             }
             Ok(Verdict::Retry) => {
                 return self.take_retry(bound, tries).map_or(
@@ -374,9 +379,11 @@ impl HttpPath {
             Err(AttemptError::ClientGone) => return Attempt::ClientGone,
             Err(AttemptError::ClientProtocol) => return Attempt::Failed(local::BAD_REQUEST),
             Err(AttemptError::Reset { reused: true, .. })
-                if plan.is_idempotent && exchange.is_replayable() =>
+                if !tries.was_stale && plan.is_idempotent && exchange.is_replayable() =>
             {
                 self.worker.shard.count(Counter::UpstreamStale);
+                // Once: a second failure, on a new connection, is the endpoint's.
+                tries.was_stale = true;
                 tries.is_stale_repeat = true;
                 tries.same_endpoint = Some(endpoint);
                 return Attempt::Stale;
@@ -531,8 +538,8 @@ impl HttpPath {
 
 /// How a try ended.
 enum Attempt {
-    /// There is a response for the client.
-    Relay,
+    /// There is a response for the client; the endpoint is busy with it until its end.
+    Relay(Busy),
     /// Try again after a back-off.
     Retry,
     /// A pooled connection was stale: try again at once, on a new one; it does not count.
@@ -554,24 +561,28 @@ struct Tries {
     /// The endpoints tried.
     endpoints: Vec<usize>,
     is_stale_repeat: bool,
+    was_stale: bool,
     same_endpoint: Option<usize>,
     /// One unit of the cluster's concurrent retries.
-    permit: Option<crate::live::Permit>,
+    permit: Option<Permit>,
 }
 
-/// Counts a request as in progress at an endpoint.
-struct Busy<'a>(&'a crate::live::EndpointPool);
+/// Counts a request as in progress at an endpoint, and on its HTTP/2 connection.
+struct Busy {
+    pool: Rc<EndpointPool>,
+    slot: Option<StreamSlot>,
+}
 
-impl<'a> Busy<'a> {
-    fn new(pool: &'a crate::live::EndpointPool) -> Self {
+impl Busy {
+    fn new(pool: Rc<EndpointPool>) -> Self {
         pool.active.set(pool.active.get() + 1);
-        Self(pool)
+        Self { pool, slot: None }
     }
 }
 
-impl Drop for Busy<'_> {
+impl Drop for Busy {
     fn drop(&mut self) {
-        self.0.active.set(self.0.active.get().saturating_sub(1));
+        self.pool.active.set(self.pool.active.get().saturating_sub(1));
     }
 }
 

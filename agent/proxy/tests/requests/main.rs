@@ -1,0 +1,10 @@
+//! The life of a request through a whole proxy in this process: real sockets, real tables compiled from the resources a user
+//! would write, scripted upstreams. What the kernel would say (where a connection was going) is the one double.
+#![allow(missing_docs, clippy::unwrap_used, clippy::panic, reason = "what fails here fails the test")]
+
+mod failures;
+mod limits;
+mod opaque;
+mod policy;
+mod routing;
+mod world;

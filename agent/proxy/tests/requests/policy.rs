@@ -1,0 +1,75 @@
+//! Injected faults, and draining.
+
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use crate::world::{PATIENCE, Reply, Upstream, World, service, virtual_service};
+
+fn faulty(upstream: &Upstream, fault: serde_json::Value) -> World {
+    let mut objects = service(1, "echo", "http", &[("v1", upstream.address)]);
+    objects.push(virtual_service(
+        "echo",
+        json!([{"match": [{"uri": {"prefix": "/f"}}], "fault": fault, "route": [{"destination": {"host": "echo"}}]},
+            {"route": [{"destination": {"host": "echo"}}]}]),
+    ));
+    World::new(objects)
+}
+
+#[test]
+fn a_delay_holds_the_request_and_nobody_else() {
+    let upstream = Upstream::named("ok");
+    let world = faulty(&upstream, json!({"delay": {"percentage": {"value": 100}, "fixedDelay": "400ms"}}));
+    let mut delayed = world.connect(1);
+    let started = Instant::now();
+    delayed.send("GET /f HTTP/1.1\r\nhost: echo\r\n\r\n");
+    assert_eq!(world.connect(1).get("echo", "/other", &[]).status, 200);
+    assert!(started.elapsed() < Duration::from_millis(400), "another connection had to wait");
+    assert_eq!(delayed.response().unwrap().status, 200);
+    assert!(started.elapsed() >= Duration::from_millis(400));
+    world.log_line("\"GET /f HTTP/1.1\" 200 DI ");
+}
+
+#[test]
+fn an_abort_answers_in_the_services_stead_also_for_grpc() {
+    let upstream = Upstream::named("ok");
+    let world = faulty(&upstream, json!({"abort": {"percentage": {"value": 100}, "httpStatus": 503}}));
+    let mut connection = world.connect(1);
+    let response = connection.get("echo", "/f", &[]);
+    assert_eq!((response.status, response.body.as_str()), (503, "fault filter abort"));
+    let response = connection.get("echo", "/f", &[("content-type", "application/grpc")]);
+    assert_eq!((response.status, response.header("grpc-status").as_deref()), (200, Some("14")));
+    assert_eq!(response.header("grpc-message").as_deref(), Some("fault filter abort"));
+    assert_eq!((upstream.count(), connection.get("echo", "/", &[]).status), (0, 200));
+    world.log_line(" 503 FI fault_filter_abort");
+}
+
+#[test]
+fn half_the_requests_are_aborted_when_half_is_asked_for() {
+    let upstream = Upstream::named("ok");
+    let world = faulty(&upstream, json!({"abort": {"percentage": {"value": 50}, "httpStatus": 555}}));
+    let mut connection = world.connect(1);
+    let aborted = (0..400).filter(|_| connection.get("echo", "/f", &[]).status == 555).count();
+    // Standard deviation 10.
+    assert!((150..=250).contains(&aborted), "{aborted} of 400");
+}
+
+#[test]
+fn draining_ends_idle_connections_and_finishes_current_requests() {
+    let upstream = Upstream::start(|_, _| Reply::After(Duration::from_millis(500)));
+    let mut world = World::new(service(1, "echo", "http", &[("v1", upstream.address)]));
+    let mut idle = world.connect(1);
+    assert_eq!(idle.get("echo", "/", &[]).status, 200);
+    let mut busy = world.connect(1);
+    busy.send("GET /slow HTTP/1.1\r\nhost: echo\r\n\r\n");
+    while upstream.count() < 2 {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let proxy = world.proxy.take().unwrap();
+    let drained = std::thread::spawn(move || proxy.drain(PATIENCE));
+    assert_eq!(idle.rest().unwrap(), b"", "an idle connection ends");
+    let response = busy.response().unwrap();
+    assert_eq!((response.status, response.header("connection").as_deref()), (200, Some("close")));
+    assert_eq!(busy.rest().unwrap(), b"");
+    drained.join().unwrap();
+}
