@@ -36,7 +36,9 @@ pub trait RequestView {
     /// Whether this is gRPC: local answers then carry a `grpc-status` in place of an HTTP status (semantics section 11).
     fn is_grpc(&self) -> bool {
         self.header("content-type").is_some_and(|value| {
-            value.strip_prefix(b"application/grpc").is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';')))
+            value
+                .strip_prefix(b"application/grpc")
+                .is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';')))
         })
     }
 }

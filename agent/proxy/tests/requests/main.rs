@@ -1,6 +1,12 @@
 //! The life of a request through a whole proxy in this process: real sockets, real tables compiled from the resources a user
 //! would write, scripted upstreams. What the kernel would say (where a connection was going) is the one double.
-#![allow(missing_docs, clippy::unwrap_used, clippy::panic, reason = "what fails here fails the test")]
+#![allow(
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::needless_pass_by_value,
+    reason = "what fails here fails the test; json!() is handed over as it is"
+)]
 
 mod failures;
 mod limits;
