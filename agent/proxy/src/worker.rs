@@ -3,6 +3,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -89,7 +90,8 @@ impl Worker {
             notes: Notes::default(),
             buffers: BufferPool::new(),
             scratch: RefCell::new(vec![0; SCRATCH_BYTES].into()),
-            rng: RefCell::new(SmallRng::from_os_rng()),
+            // Keyed by the operating system's randomness; enough for load balancing and request ids.
+            rng: RefCell::new(SmallRng::seed_from_u64(RandomState::new().build_hasher().finish())),
             hostname: settings.hostname.clone(),
             connections: Connections::default(),
             // In the mesh an application's own x-forwarded-proto is believed, at the edge nobody's.
