@@ -20,8 +20,11 @@
 //! Everything of one [`World`] carries the world's name and is found by it: dropping the world, a panic, Ctrl-C and even
 //! a later run after SIGKILL remove it completely.
 
+mod agent;
 mod binaries;
+mod bpf;
 mod cgroup;
+mod config;
 mod interrupt;
 mod leftovers;
 mod link;
@@ -34,7 +37,10 @@ mod requirement;
 mod wait;
 mod world;
 
+pub use agent::Agent;
 pub use binaries::{Binaries, Profile};
+pub use bpf::still_loaded;
+pub use config::Config;
 pub use interrupt::wait_for_interrupt;
 pub use manifest::{PodSpec, Port};
 pub use netns::NetNs;

@@ -6,12 +6,18 @@
 use std::fs::File;
 use std::net::IpAddr;
 use std::os::fd::AsRawFd as _;
+use std::time::Duration;
 
 use anyhow::Context as _;
+use futures_util::TryStreamExt as _;
+use rtnetlink::packet_route::link::{LinkAttribute, State};
 use rtnetlink::packet_route::route::RouteType;
 use rtnetlink::{Handle, LinkBridge, LinkUnspec, LinkVeth, RouteMessageBuilder};
 
 use crate::netns::NetNs;
+
+/// The kernel's work queue takes a millisecond, or at most a second where it groups events.
+const READY: Duration = Duration::from_secs(5);
 
 /// An address with the length of its prefix, in bits.
 pub(crate) type Prefix = (IpAddr, u8);
@@ -26,6 +32,9 @@ pub(crate) enum Step<'a> {
     Port { link: &'a str, bridge: &'a str },
     /// Sets a link up.
     Up(&'a str),
+    /// Waits until a link carries packets. The kernel gets there a moment after `Up`, on a work queue; a packet sent
+    /// before is lost, and TCP repeats it a second later.
+    Ready(&'a str),
     /// Gives a link an address.
     Address(&'a str, Prefix),
     /// Sends a destination by way of a gateway; a prefix of length 0 is the default route.
@@ -37,7 +46,7 @@ pub(crate) enum Step<'a> {
 /// Does `steps` inside `ns`.
 pub(crate) fn configure(ns: &NetNs, steps: &[Step<'_>]) -> anyhow::Result<()> {
     ns.run(|| {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         runtime.block_on(async {
             let (connection, handle, _) = rtnetlink::new_connection().context("cannot open netlink")?;
             tokio::spawn(connection);
@@ -104,6 +113,17 @@ impl Step<'_> {
                 .execute()
                 .await
                 .with_context(|| format!("cannot set {link} up")),
+            Self::Ready(link) => {
+                let wait = async {
+                    while !is_ready(netlink, link).await? {
+                        tokio::time::sleep(Duration::from_millis(1)).await;
+                    }
+                    Ok(())
+                };
+                tokio::time::timeout(READY, wait)
+                    .await
+                    .with_context(|| format!("{link} is not up after {READY:?}"))?
+            }
             Self::Address(link, (address, bits)) => netlink
                 .address()
                 .add(index(link)?, address, bits)
@@ -133,6 +153,12 @@ impl Step<'_> {
             }
         }
     }
+}
+
+async fn is_ready(netlink: &Handle, link: &str) -> anyhow::Result<bool> {
+    let mut found = netlink.link().get().match_name(link.to_owned()).execute();
+    let message = found.try_next().await?.with_context(|| format!("no link {link}"))?;
+    Ok(message.attributes.contains(&LinkAttribute::OperState(State::Up)))
 }
 
 fn index(link: &str) -> anyhow::Result<u32> {

@@ -81,7 +81,16 @@ impl Node {
                 Step::Unreachable((SERVICE_CIDR_V6.0.into(), SERVICE_CIDR_V6.1)),
             ],
         )?;
-        configure(world.fabric(), &[Step::Port { link: &port, bridge: FABRIC_BRIDGE }, Step::Up(&port)])?;
+        configure(
+            world.fabric(),
+            &[
+                Step::Port { link: &port, bridge: FABRIC_BRIDGE },
+                Step::Up(&port),
+                Step::Ready(&port),
+                Step::Ready(FABRIC_BRIDGE),
+            ],
+        )?;
+        configure(self.netns(), &[Step::Ready(UPLINK)])?;
         for other in world.nodes() {
             self.route_to(other)?;
             other.route_to(self)?;
@@ -121,12 +130,25 @@ impl Node {
                 Step::Up("eth0"),
             ],
         )?;
-        configure(self.netns(), &[Step::Port { link: &port, bridge: POD_BRIDGE }, Step::Up(&port)])?;
+        configure(
+            self.netns(),
+            &[
+                Step::Port { link: &port, bridge: POD_BRIDGE },
+                Step::Up(&port),
+                Step::Ready(&port),
+                Step::Ready(POD_BRIDGE),
+            ],
+        )?;
         configure(
             &netns,
             &[
+                Step::Ready("eth0"),
                 Step::Route((Ipv4Addr::UNSPECIFIED.into(), 0), bridge_v4),
                 Step::Route((Ipv6Addr::UNSPECIFIED.into(), 0), bridge_v6),
+                // In the pod too, not only on the node: a refused route fails connect() itself, while an ICMP answer
+                // from the node reaches a socket that is still locked by connect() and is taken for a passing fault.
+                Step::Unreachable((SERVICE_CIDR_V4.0.into(), SERVICE_CIDR_V4.1)),
+                Step::Unreachable((SERVICE_CIDR_V6.0.into(), SERVICE_CIDR_V6.1)),
             ],
         )
         .with_context(|| format!("pod {namespace}/{name}"))?;

@@ -41,10 +41,13 @@ fn pods_reach_each_other_across_nodes_with_their_own_addresses() -> anyhow::Resu
     let mut world = World::new()?;
     let (n1, n2) = (world.node("n1")?, world.node("n2")?);
     let (a, b, far) = (n1.pod("default", "a")?, n1.pod("default", "b")?, n2.pod("default", "far")?);
+    let began = Instant::now();
     for server in [&b, &far, &a] {
         assert_eq!(seen_client(&a, server, server.at(8080))?.ip(), a.addresses()[0]);
         assert_eq!(seen_client(&a, server, server.at_v6(8080))?.ip(), a.addresses()[1]);
     }
+    // A lost first packet (an address or a bridge port not ready yet) would cost a retransmission, which takes a second.
+    assert!(began.elapsed() < Duration::from_millis(900), "took {:?}", began.elapsed());
     Ok(())
 }
 
@@ -66,7 +69,7 @@ fn service_addresses_fail_at_once_without_a_mesh() -> anyhow::Result<()> {
             ),
             "{service}: {error:?}"
         );
-        assert!(began.elapsed() < Duration::from_secs(5), "{service} took {:?}", began.elapsed());
+        assert!(began.elapsed() < Duration::from_millis(500), "{service} took {:?}", began.elapsed());
     }
     Ok(())
 }

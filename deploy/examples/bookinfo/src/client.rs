@@ -5,7 +5,7 @@ mod http1;
 mod raw;
 
 use std::net::SocketAddr;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
@@ -63,7 +63,12 @@ impl Pace {
     }
 }
 
-fn print(event: &Value) {
+/// Adds when it was, in seconds since 1970, so that events can be set against what happened elsewhere.
+fn print(mut event: Value) {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    if let Some(fields) = event.as_object_mut() {
+        fields.insert("at".into(), json!(now.as_secs_f64()));
+    }
     println!("{event}");
 }
 

@@ -66,7 +66,7 @@ impl Http {
                     failure(began, &anyhow!(std::io::Error::from(std::io::ErrorKind::TimedOut)))
                 }
             };
-            print(&event);
+            print(event);
             n += 1;
         }
         Ok(())

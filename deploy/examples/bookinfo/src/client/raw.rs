@@ -48,13 +48,13 @@ impl Tcp {
         let mut stream = match self.within(connecting).await {
             Ok(stream) => stream,
             Err(e) => {
-                print(&failure(began, &e));
+                print(failure(began, &e));
                 return Ok(());
             }
         };
         stream.set_nodelay(true)?;
         let (local, peer) = ends(stream.local_addr(), stream.peer_addr());
-        print(&json!({"connected": true, "local": local, "peer": peer, "ms": milliseconds(began)}));
+        print(json!({"connected": true, "local": local, "peer": peer, "ms": milliseconds(began)}));
         if self.greeting > 0 && !self.received(&mut stream, None, self.greeting).await {
             return Ok(());
         }
@@ -79,11 +79,11 @@ impl Tcp {
         };
         match self.within(exchange).await {
             Ok(back) => {
-                print(&json!({"received": String::from_utf8_lossy(&back), "ms": milliseconds(began)}));
+                print(json!({"received": String::from_utf8_lossy(&back), "ms": milliseconds(began)}));
                 true
             }
             Err(e) => {
-                print(&failure(began, &e));
+                print(failure(began, &e));
                 false
             }
         }
@@ -101,10 +101,10 @@ impl Udp {
             let began = Instant::now();
             match tokio::time::timeout(self.pace.timeout(), self.once()).await {
                 Ok(Ok((back, from))) => {
-                    print(&json!({"received": back, "from": from.to_string(), "ms": milliseconds(began)}));
+                    print(json!({"received": back, "from": from.to_string(), "ms": milliseconds(began)}));
                 }
-                Ok(Err(e)) => print(&failure(began, &e)),
-                Err(_) => print(&failure(began, &timed_out())),
+                Ok(Err(e)) => print(failure(began, &e)),
+                Err(_) => print(failure(began, &timed_out())),
             }
             n += 1;
         }
