@@ -1,3 +1,70 @@
-//! The project's own commands.
+//! `cargo xtask`: the project's own commands, a file per verb. They need nothing but cargo; what else a verb needs it
+//! installs or names.
+
 mod bpf;
-fn main() {}
+mod cargo;
+mod ci;
+mod demo;
+mod deps;
+mod lint;
+mod test;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// The project's own commands.
+#[derive(Debug, Parser)]
+#[command(
+    name = "cargo xtask",
+    bin_name = "cargo xtask",
+    after_help = "Examples:
+  cargo xtask demo               a mesh on this machine, driven and reported; as root
+  cargo xtask demo --keep        the same, left running until Ctrl-C
+  cargo xtask test               everything that is tested; as root for the kernel's part
+  cargo xtask test --only unit   the part that needs neither root nor BPF
+  cargo xtask ci                 what has to be green before a merge"
+)]
+struct Arguments {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    Demo(demo::Args),
+    Test(test::Args),
+    Bpf(bpf::Args),
+    Lint(lint::Args),
+    Deps(deps::Args),
+    Ci(ci::Args),
+}
+
+fn main() -> ExitCode {
+    let outcome = match Arguments::parse().verb {
+        Verb::Demo(args) => demo::run(&args),
+        Verb::Test(args) => test::run(&args),
+        Verb::Bpf(args) => bpf::run(&args),
+        Verb::Lint(args) => lint::run(&args),
+        Verb::Deps(args) => deps::run(&args),
+        Verb::Ci(args) => ci::run(&args),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            eprintln!("error: {e:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        use clap::CommandFactory as _;
+        Arguments::command().debug_assert();
+    }
+}
