@@ -201,11 +201,12 @@ fn text(out: &mut impl Write, answer: &Value) -> anyhow::Result<()> {
             for endpoint in destination["endpoints"].as_array().unwrap_or(&none) {
                 let excluded =
                     endpoint["excluded"].as_str().map(|why| format!(": out, {why}")).unwrap_or_default();
+                let address = endpoint["address"].as_str().unwrap_or("-");
+                let address = if address.contains(':') { format!("[{address}]") } else { address.to_owned() };
                 writeln!(
                     out,
-                    "      {} {}:{}{excluded}",
+                    "      {} {address}:{}{excluded}",
                     endpoint["id"].as_str().unwrap_or("-"),
-                    endpoint["address"].as_str().unwrap_or("-"),
                     endpoint["port"],
                 )?;
             }

@@ -5,6 +5,7 @@
     clippy::unwrap_used,
     clippy::panic,
     clippy::needless_pass_by_value,
+    unreachable_pub,
     reason = "what fails here fails the test; json!() is handed over as it is"
 )]
 
