@@ -17,8 +17,8 @@ use crate::{cgroup, leftovers};
 
 /// IPv4 service addresses (ClusterIPs); unreachable from everywhere.
 pub const SERVICE_CIDR_V4: (Ipv4Addr, u8) = (Ipv4Addr::new(10, 96, 0, 0), 16);
-/// IPv6 service addresses; unreachable from everywhere.
-pub const SERVICE_CIDR_V6: (Ipv6Addr, u8) = (Ipv6Addr::new(0xfd00, 0x10, 0x96, 0, 0, 0, 0, 0), 112);
+/// IPv6 service addresses; unreachable from everywhere. The largest range that Kubernetes takes.
+pub const SERVICE_CIDR_V6: (Ipv6Addr, u8) = (Ipv6Addr::new(0xfd00, 0x10, 0x96, 0, 0, 0, 0, 0), 108);
 
 pub(crate) const FABRIC_BRIDGE: &str = "br0";
 const UPLINK: &str = "eth0";

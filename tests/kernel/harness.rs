@@ -58,7 +58,8 @@ fn service_addresses_fail_at_once_without_a_mesh() -> anyhow::Result<()> {
     }
     let mut world = World::new()?;
     let pod = world.node("n1")?.pod("default", "a")?;
-    for service in ["10.96.0.11:80", "[fd00:10:96::11]:80", "[::ffff:10.96.0.11]:80"] {
+    for service in ["10.96.0.11:80", "[fd00:10:96::11]:80", "[fd00:10:96::9:1]:80", "[::ffff:10.96.0.11]:80"]
+    {
         let service: SocketAddr = service.parse()?;
         let began = Instant::now();
         let error = pod.netns().run(|| Ok(TcpStream::connect(service).err()))?.map(|e| e.kind());

@@ -1,3 +1,9 @@
 //! Tests that need root: real namespaces, real cgroups, the real kernel programs and the real agent binary.
+#![allow(missing_docs, clippy::unwrap_used, clippy::panic, reason = "what fails here fails the test")]
 
+mod capture;
 mod harness;
+mod identity;
+mod lifecycle;
+mod mesh;
+mod untouched;
