@@ -28,11 +28,23 @@ impl Agent {
     /// Starts the agent of `node` with the configuration in the folder `config`, attached at the node's pods, and waits
     /// until it answers. Its admin socket is `<node>.sock` in `run`.
     pub fn start(node: &Node, program: &Path, config: &Path, run: &Path) -> anyhow::Result<Self> {
+        Self::start_attached(&node.pods_cgroup(), node, program, config, run)
+    }
+
+    /// Likewise, attached at `cgroup`. At the parent of the node's pods it is above the agent itself, as it is for a
+    /// DaemonSet.
+    pub fn start_attached(
+        cgroup: &Path,
+        node: &Node,
+        program: &Path,
+        config: &Path,
+        run: &Path,
+    ) -> anyhow::Result<Self> {
         let socket = run.join(format!("{}.sock", node.name()));
         let mut command = Command::new(program);
         command.args(["agent", "--node", node.name(), "--workers", "1"]);
         command.arg("--config").arg(config).arg("--admin-socket").arg(&socket);
-        command.arg("--cgroup").arg(node.pods_cgroup());
+        command.arg("--cgroup").arg(cgroup);
         // A previous agent that was killed leaves its socket, at which this one would seem to answer.
         let _ = std::fs::remove_file(&socket);
         let process = node.spawn("agent", &command)?;

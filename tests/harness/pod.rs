@@ -6,6 +6,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use crate::cgroup;
+use crate::link::{Step, configure};
 use crate::netns::NetNs;
 use crate::node::Node;
 use crate::process::{Finished, Process};
@@ -57,6 +58,17 @@ impl Pod {
     /// Runs a process in the pod to its end; one that takes longer than `limit` is killed and an error.
     pub fn run(&self, name: &str, command: &Command, limit: Duration) -> anyhow::Result<Finished> {
         self.spawn(name, command)?.finish(limit)
+    }
+
+    /// Gives it one more address, as a load balancer's direct server return or a keepalived pair does with a service
+    /// address: what is sent to the address by another way than the mesh then arrives here.
+    pub fn add_address(&self, address: IpAddr) -> anyhow::Result<()> {
+        configure(&self.netns, &[Step::Address("eth0", (address, host_bits(address)))])
+    }
+
+    /// Sends what it has for `address` to `via`, a neighbour on its node.
+    pub fn add_route(&self, address: IpAddr, via: IpAddr) -> anyhow::Result<()> {
+        configure(&self.netns, &[Step::Route((address, host_bits(address)), via)])
     }
 
     /// The node it runs on.
@@ -113,6 +125,11 @@ impl Pod {
     fn container_cgroup(&self) -> PathBuf {
         self.cgroup().join("main")
     }
+}
+
+/// Length of the prefix that is one address, bits.
+fn host_bits(address: IpAddr) -> u8 {
+    if address.is_ipv4() { 32 } else { 128 }
 }
 
 /// A stable UUID-shaped id of a name (FNV-1a, twice): manifests do not change from run to run.

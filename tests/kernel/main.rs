@@ -1,6 +1,9 @@
 //! Tests that need root: real namespaces, real cgroups, the real kernel programs and the real agent binary.
 #![allow(missing_docs, clippy::unwrap_used, clippy::panic, reason = "what fails here fails the test")]
 
+mod agent_config;
+mod agent_fail_open;
+mod agent_life;
 mod capture;
 mod harness;
 mod identity;
