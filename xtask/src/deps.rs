@@ -76,6 +76,8 @@ const CRATES: &[Crate] = &[
     Crate { name: "xtask", may_use: &["undermesh-tests"], never: &[] },
     // Load generator and backend: programs like any other to the mesh.
     Crate { name: "undermesh-bench", may_use: &[], never: &[] },
+    // Tools that stand beside the mesh: they must not share its code, or its mistakes would measure themselves.
+    Crate { name: "undermesh-bench", may_use: &[], never: &[] },
     // An application: it must not know that there is a mesh.
     Crate { name: "bookinfo", may_use: &[], never: &[] },
 ];

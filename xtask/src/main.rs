@@ -1,6 +1,7 @@
 //! `cargo xtask`: the project's own commands, a file per verb. They need nothing but cargo; what else a verb needs it
 //! installs or names.
 
+mod bench;
 mod bpf;
 mod cargo;
 mod ci;
@@ -23,6 +24,7 @@ use clap::{Parser, Subcommand};
   cargo xtask demo --keep        the same, left running until Ctrl-C
   cargo xtask test               everything that is tested; as root for the kernel's part
   cargo xtask test --only unit   the part that needs neither root nor BPF
+  cargo xtask bench              cost per request beside HAProxy and Envoy; as root
   cargo xtask ci                 what has to be green before a merge"
 )]
 struct Arguments {
@@ -34,6 +36,7 @@ struct Arguments {
 enum Verb {
     Demo(demo::Args),
     Test(test::Args),
+    Bench(bench::Args),
     Bpf(bpf::Args),
     Lint(lint::Args),
     Deps(deps::Args),
@@ -44,6 +47,7 @@ fn main() -> ExitCode {
     let outcome = match Arguments::parse().verb {
         Verb::Demo(args) => demo::run(&args),
         Verb::Test(args) => test::run(&args),
+        Verb::Bench(args) => bench::run(&args),
         Verb::Bpf(args) => bpf::run(&args),
         Verb::Lint(args) => lint::run(&args),
         Verb::Deps(args) => deps::run(&args),
