@@ -20,6 +20,9 @@ const RETRY: Duration = Duration::from_secs(2);
 /// Origins of connections that nobody accepted for so long are removed.
 const STALE_ORIGIN: Duration = Duration::from_secs(60);
 
+/// A connection that was redirected when the end began is in the listener's queue after so long.
+const ON_THEIR_WAY: Duration = Duration::from_millis(200);
+
 /// What the node daemon is told.
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -119,7 +122,14 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
             }
         }
     }
-    // New connections go past us from here on, then what we have is served to its end.
+    // New connections go past us from here on; those on their way are accepted; then what we have is served to its end.
+    if let Err(error) = capture.stop_redirecting(&published.snapshot.load()) {
+        tracing::warn!(
+            error = format!("{error:#}"),
+            "connections may be redirected until the programs are gone"
+        );
+    }
+    tokio::time::sleep(ON_THEIR_WAY).await;
     admin.end();
     drop((capture, redirect));
     finish(proxy, sink, writer, common.drain);

@@ -3,11 +3,12 @@
 //! One pass brings all three to what [`enrolment`](super::enrolment) asks for, in an order in which no connection is lost:
 //! listeners open before the kernel redirects to them, and close after it has stopped.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::num::NonZeroU16;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use arc_swap::ArcSwap;
@@ -27,6 +28,8 @@ use super::enrolment::LocalPod;
 /// Where the proxy listens in each pod, as Istio's sidecars do.
 pub const DEFAULT_LISTENER_PORT: NonZeroU16 = NonZeroU16::new(15001).expect("is not zero");
 const BACKLOG: i32 = 4096;
+/// How long connections are served under the number of a pod that changed or went.
+const KEEP_RETIRED: Duration = Duration::from_secs(60);
 
 /// Callers by the number that the kernel knows them by.
 type Callers = Arc<ArcSwap<HashMap<u32, Arc<Caller>>>>;
@@ -41,6 +44,8 @@ pub struct Capture {
     /// Inlets by namespace: pods in the node's own share one.
     inlets: HashMap<NetnsCookie, Shared>,
     next_id: u32,
+    /// Numbers no pod has any more, and since when.
+    retired: HashMap<u32, Instant>,
 }
 
 /// A pod and what there is of it.
@@ -83,6 +88,7 @@ impl Capture {
             pods: BTreeMap::new(),
             inlets: HashMap::new(),
             next_id: 0,
+            retired: HashMap::new(),
         }
     }
 
@@ -128,6 +134,15 @@ impl Capture {
         let enrolled = self.pods.values().filter(|pod| pod.wanted.enrolment.is_enrolled());
         let (captured, failed): (Vec<_>, Vec<_>) = enrolled.partition(|pod| pod.state.is_ok());
         Ok(Pass { captured: captured.len(), failed: failed.len() })
+    }
+
+    /// New connections go where they are dialled from here on; what was redirected before can still be accepted, until this
+    /// is dropped.
+    ///
+    /// # Errors
+    /// The maps could not be written.
+    pub fn stop_redirecting(&self, snapshot: &Snapshot) -> anyhow::Result<()> {
+        self.write(snapshot, &[])
     }
 
     fn capture(&mut self, pod: LocalPod, proxy: &Proxy) -> Captured {
@@ -215,10 +230,17 @@ impl Capture {
         Ok(())
     }
 
-    fn publish_callers(&self) {
-        let live: Vec<u32> = self.pods.values().map(|pod| pod.id).collect();
+    /// Forgets the callers of pods that are gone, but not at once: the kernel redirects under the old number until its maps
+    /// are written, and what it redirected then is accepted a little later.
+    fn publish_callers(&mut self) {
+        let now = Instant::now();
+        let live: HashSet<u32> = self.pods.values().map(|pod| pod.id).collect();
         let mut callers = HashMap::clone(&self.callers.load());
-        callers.retain(|id, _| live.contains(id));
+        for &id in callers.keys().filter(|id| !live.contains(id)) {
+            self.retired.entry(id).or_insert(now);
+        }
+        self.retired.retain(|_, since| now.duration_since(*since) < KEEP_RETIRED);
+        callers.retain(|id, _| live.contains(id) || self.retired.contains_key(id));
         self.callers.store(Arc::new(callers));
     }
 
