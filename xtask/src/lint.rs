@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use anyhow::{Context as _, bail, ensure};
+use anyhow::{bail, ensure};
 
 use crate::cargo::{cargo, in_ci, line, root, succeed};
 
@@ -31,24 +31,38 @@ const MARKERS: [&str; 5] = [
 ];
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
-    succeed(&mut cargo(["fmt", "--all", "--check"])).context("run cargo fmt --all")?;
-    markers()?;
-    succeed(&mut cargo(["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"]))?;
-    licences(args.install || in_ci())?;
-    println!("lint: formatting, markers, clippy: all clean");
+    // All of them, whatever the first says: one run shows everything that has to be put right.
+    let clippy = ["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"];
+    let clean = |()| "clean";
+    let outcomes = [
+        ("formatting (cargo fmt --all)", succeed(&mut cargo(["fmt", "--all", "--check"])).map(clean)),
+        ("markers", markers()),
+        ("clippy", succeed(&mut cargo(clippy)).map(clean)),
+        ("licences", licences(args.install || in_ci())),
+    ];
+    let mut failed = Vec::new();
+    for (name, outcome) in outcomes {
+        match outcome {
+            Ok(word) => println!("lint: {name}: {word}"),
+            Err(e) => {
+                println!("lint: {name}: {e:#}");
+                failed.push(name);
+            }
+        }
+    }
+    ensure!(failed.is_empty(), "lint: {}", failed.join(", "));
     Ok(())
 }
 
-/// Unfinished work in what git tracks.
-fn markers() -> anyhow::Result<()> {
+/// Unfinished work in what git tracks. Says `clean`, or why it did not look.
+fn markers() -> anyhow::Result<&'static str> {
     let listed = Command::new("git")
         .current_dir(root())
         .args(["ls-files", "-z", "*.rs", "*.toml", "*.sh"])
         .output()?;
     // Without git (a source archive) there is no list of what is ours; that is not an error of the source.
     if !listed.status.success() {
-        println!("SKIP markers: not a git checkout");
-        return Ok(());
+        return Ok("SKIP: not a git checkout");
     }
     let mut found = Vec::new();
     for name in String::from_utf8_lossy(&listed.stdout).split('\0').filter(|n| !n.is_empty()) {
@@ -60,7 +74,7 @@ fn markers() -> anyhow::Result<()> {
         println!("  {one}");
     }
     ensure!(found.is_empty(), "{} markers of unfinished work", found.len());
-    Ok(())
+    Ok("clean")
 }
 
 fn unfinished(name: &str, text: &str) -> Vec<String> {
@@ -78,11 +92,10 @@ fn has_word(line: &str, word: &str) -> bool {
     })
 }
 
-/// cargo-deny, with deny.toml.
-fn licences(install: bool) -> anyhow::Result<()> {
+/// cargo-deny, with deny.toml. Says `clean`, or why it did not look; in CI cargo-deny is installed, so it always looks.
+fn licences(install: bool) -> anyhow::Result<&'static str> {
     let Some(deny) = deny(install)? else {
-        println!("SKIP licences: cargo-deny is not installed; cargo xtask lint --install brings it");
-        return Ok(());
+        return Ok("SKIP: cargo-deny is not installed; cargo xtask lint --install brings it");
     };
     // Advisories need a database from the network, see deny.toml.
     let mut check = Command::new(deny);
@@ -95,7 +108,7 @@ fn licences(install: bool) -> anyhow::Result<()> {
         "bans",
         "sources",
     ]);
-    succeed(&mut check)
+    succeed(&mut check).map(|()| "clean")
 }
 
 fn deny(install: bool) -> anyhow::Result<Option<PathBuf>> {
@@ -112,7 +125,8 @@ fn deny(install: bool) -> anyhow::Result<Option<PathBuf>> {
         return Ok(None);
     }
     println!("installing cargo-deny {DENY_VERSION} into {} (some minutes, once)", tools.display());
-    let mut command = cargo(["install", "cargo-deny", "--locked", "--version", DENY_VERSION]);
+    // Unoptimised: it runs for a second and would compile for minutes.
+    let mut command = cargo(["install", "cargo-deny", "--debug", "--locked", "--version", DENY_VERSION]);
     command.arg("--root").arg(&tools);
     if !command.status().is_ok_and(|s| s.success()) {
         bail!("cannot install cargo-deny: {} failed", line(&command));
