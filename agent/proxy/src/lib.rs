@@ -3,7 +3,7 @@
 //! ```text
 //!   listener     accept; where was it going?; which worker takes it
 //!   connection   which protocol ── http1 · http2 · opaque
-//!   request      the life of a request, once for all codecs (`exchange` is the seam)
+//!   request      the life of a request, once for all codecs (`exchange` is the seam); forward: its tries
 //!   outlet       tables of a snapshot bound to live state
 //!   live, pool   connections to endpoints and their limits
 //!   record       access log and metrics, exactly once
@@ -19,6 +19,7 @@ mod client_hello;
 mod connection;
 pub mod exchange;
 pub mod flags;
+mod forward;
 pub mod http1;
 pub mod http2;
 pub mod inlet;

@@ -15,6 +15,15 @@ use super::usage::{self, Machine};
 
 const LIMIT: Duration = Duration::from_secs(30);
 
+/// What the kernel counts of a proxy, and the name in a row.
+const COUNTED: [(&str, &str); 3] = [
+    ("raw_syscalls:sys_enter", "syscalls_per_request"),
+    ("context-switches", "switches_per_request"),
+    // Others that the proxy's sends woke up: about a microsecond each, and a matter of how busy the client and the backend
+    // are rather than of the proxy's work.
+    ("sched:sched_waking", "wakeups_per_request"),
+];
+
 /// What is measured about a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Test {
@@ -111,7 +120,7 @@ impl Bench<'_> {
         let counts = self.folder.join("counts");
         let command = match &self.programs.perf {
             Some(perf) if count_calls && !proxy.is_empty() => {
-                counted(perf, &["raw_syscalls:sys_enter", "context-switches"], &proxy, &counts, load)
+                counted(perf, &COUNTED.map(|(event, _)| event), &proxy, &counts, load)
             }
             _ => copied(load),
         };
@@ -119,10 +128,12 @@ impl Bench<'_> {
 
         let priority = RealTime::give(&both)?;
         let used = || (usage::cpu_ns(&proxy), usage::cpu_ns(&backend), usage::cpu_ns(&softirq));
+        let ticks = usage::ticks(&proxy);
         let (began, machine, before) = (Instant::now(), usage::machine(), used());
         let finished = site.client.run("load", &command, LIMIT)?;
         let (after, machine_after, wall) = (used(), usage::machine(), began.elapsed());
         drop(priority);
+        let ticks_after = usage::ticks(&proxy);
 
         let finished = finished.success("the load generator")?;
         let mut fields = last_json(&finished.stdout)?;
@@ -142,12 +153,17 @@ impl Bench<'_> {
             fields.insert("proxy_cpu_ns".into(), proxy_ns.into());
             // The warm-up's requests cost too, so they count.
             fields.insert("cpu_us_per_request".into(), json!(proxy_ns as f64 / 1e3 / total));
+            let [user, system] = [0, 1].map(|i: usize| ticks_after[i].saturating_sub(ticks[i]) as f64);
+            if user + system > 0.0 {
+                let user_ns = proxy_ns as f64 * user / (user + system);
+                fields.insert("user_us_per_request".into(), json!(user_ns / 1e3 / total));
+            }
         }
         if count_calls && !proxy.is_empty() && self.programs.perf.is_some() {
             let counts = fs::read_to_string(&counts).unwrap_or_default();
-            for (event, name) in [("raw_syscalls:sys_enter", "syscalls"), ("context-switches", "switches")] {
+            for (event, name) in COUNTED {
                 if let Some(count) = perf_count(&counts, event) {
-                    fields.insert(format!("{name}_per_request"), json!(count / total));
+                    fields.insert(name.to_owned(), json!(count / total));
                 }
             }
         }

@@ -139,21 +139,25 @@ impl Results {
         // Writing to a String cannot fail.
         let _ = writeln!(
             out,
-            "| | CPU µs/request | of HAProxy's | of Envoy's | requests/s | system calls | new connection, CPU µs | of HAProxy's | p50 added, µs | p99 added, µs | KiB per idle connection |"
+            "| | CPU µs/request | of it in user space | of HAProxy's | of Envoy's | requests/s | system calls | wake-ups of others | new connection, CPU µs | of HAProxy's | p50 added, µs | p99 added, µs | KiB per idle connection |"
         );
-        let _ = writeln!(out, "|---|---|---|---|---|---|---|---|---|---|---|");
+        let _ = writeln!(out, "|---|---|---|---|---|---|---|---|---|---|---|---|---|");
         const CPU: &str = "cpu_us_per_request";
         for target in Target::ALL {
             if !self.rows.iter().any(|r| r.target == target) {
                 continue;
             }
+            let middle = |test, name, digits: usize| {
+                self.values(target, test, name).map_or("-".into(), |s| format!("{:.digits$}", s.median))
+            };
             let cells = [
                 shown(self.values(target, Test::Burst, CPU), 2),
+                middle(Test::Burst, "user_us_per_request", 1),
                 shown(self.ratio([target, Target::Haproxy], Test::Burst, CPU), 2),
                 shown(self.ratio([target, Target::Envoy], Test::Burst, CPU), 2),
-                self.values(target, Test::Burst, "rps").map_or("-".into(), |s| format!("{:.0}", s.median)),
-                self.values(target, Test::Calls, "syscalls_per_request")
-                    .map_or("-".into(), |s| format!("{:.1}", s.median)),
+                middle(Test::Burst, "rps", 0),
+                middle(Test::Calls, "syscalls_per_request", 1),
+                middle(Test::Calls, "wakeups_per_request", 2),
                 shown(self.values(target, Test::Churn, CPU), 1),
                 shown(self.ratio([target, Target::Haproxy], Test::Churn, CPU), 2),
                 if target == Target::Direct { "-".into() } else { shown(self.added_us(target, "p50_us"), 0) },

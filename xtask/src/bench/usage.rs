@@ -27,6 +27,19 @@ pub(crate) fn cpu_ns(pids: &[u32]) -> u64 {
     pids.iter().flat_map(|pid| entries(&format!("/proc/{pid}/task")).into_iter().map(|t| of(*pid, t))).sum()
 }
 
+/// Ticks (10 ms) that these processes have spent in user space and in the kernel. Sampled by the timer, so only their
+/// proportion over a second or more means anything.
+pub(crate) fn ticks(pids: &[u32]) -> [u64; 2] {
+    let of = |pid: &u32| {
+        let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        // The name in parentheses may contain anything; what follows it begins with the third field.
+        let (_, fields) = text.rsplit_once(") ")?;
+        let mut fields = fields.split(' ').skip(11);
+        Some([fields.next()?.parse::<u64>().ok()?, fields.next()?.parse().ok()?])
+    };
+    pids.iter().filter_map(of).fold([0, 0], |[user, system], [u, s]| [user + u, system + s])
+}
+
 /// Resident memory of these processes in KiB.
 pub(crate) fn resident_kib(pids: &[u32]) -> u64 {
     // smaps_rollup walks the page tables; the counters in `status` lag behind by up to some hundred KiB per thread.
@@ -93,7 +106,11 @@ mod tests {
         let own = tree(std::process::id());
         assert_eq!(own.first(), Some(&std::process::id()));
         assert!(cpu_ns(&own) > 0 && resident_kib(&own) > 100);
+        let spun = std::time::Instant::now();
+        while ticks(&own)[0] == 0 {
+            assert!(spun.elapsed().as_secs() < 20, "work in user space is seen as such");
+        }
         // Beyond the largest pid there can be.
-        assert_eq!((cpu_ns(&[1 << 23]), resident_kib(&[1 << 23])), (0, 0));
+        assert_eq!((cpu_ns(&[1 << 23]), resident_kib(&[1 << 23]), ticks(&[1 << 23])), (0, 0, [0, 0]));
     }
 }
