@@ -6,6 +6,8 @@
 
 mod expect;
 mod mutate;
+// Shared with the live half.
+#[path = "../../../../tests/conformance/world.rs"]
 mod world;
 
 use std::collections::BTreeSet;
@@ -71,22 +73,7 @@ fn cases_that_can_be_decided_offline_agree() {
 }
 
 fn cases() -> Vec<Value> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/conformance/cases");
-    let mut files: Vec<_> = std::fs::read_dir(&folder)
-        .expect("the folder of cases")
-        .map(|entry| entry.expect("an entry").path())
-        // Admission has a runner of its own.
-        .filter(|path| path.extension().is_some_and(|it| it == "yaml") && !path.ends_with("validation.yaml"))
-        .collect();
-    files.sort();
-    let mut cases = Vec::new();
-    for file in files {
-        let text = std::fs::read_to_string(&file).expect("a readable file");
-        let document: Value =
-            serde_yaml_ng::from_str(&text).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
-        cases.extend(document["cases"].as_array().expect("cases").iter().cloned());
-    }
-    cases
+    world::cases(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/conformance/cases"))
 }
 
 fn run(case: &Value) -> Result<(), String> {

@@ -1,4 +1,7 @@
-//! A case's world: its registry and configuration as inputs, and its requests in the form that `explain` takes.
+//! A case's world: its registry and configuration as inputs, and its requests in the form that `explain` takes. Shared by
+//! both halves of the suite: the offline one (`agent/core/tests/conformance`) and the live one beside this file.
+
+use std::path::Path;
 
 use serde_json::{Map, Value, json};
 use undermesh_core::api::origin::{Lines, Origin};
@@ -8,8 +11,26 @@ use undermesh_core::explain::{Explanation, explain};
 use undermesh_core::inputs::Inputs;
 use undermesh_core::snapshot::Snapshot;
 
+/// All cases of `folder` but those of admission, which have a runner of their own.
+pub(crate) fn cases(folder: &Path) -> Vec<Value> {
+    let mut files: Vec<_> = std::fs::read_dir(folder)
+        .expect("the folder of cases")
+        .map(|entry| entry.expect("an entry").path())
+        .filter(|path| path.extension().is_some_and(|it| it == "yaml") && !path.ends_with("validation.yaml"))
+        .collect();
+    files.sort();
+    let mut cases = Vec::new();
+    for file in files {
+        let text = std::fs::read_to_string(&file).expect("a readable file");
+        let document: Value =
+            serde_yaml_ng::from_str(&text).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
+        cases.extend(document["cases"].as_array().expect("cases").iter().cloned());
+    }
+    cases
+}
+
 pub(crate) struct World {
-    snapshot: Snapshot,
+    pub(crate) snapshot: Snapshot,
     case: Value,
 }
 
@@ -127,7 +148,7 @@ impl World {
     }
 
     /// What the client's socket dials: a literal, the VIP of a service, or whatever the name resolves to.
-    fn address(&self, connect: &Value) -> String {
+    pub(crate) fn address(&self, connect: &Value) -> String {
         if let Some(address) = connect.get("address").and_then(Value::as_str) {
             return match address.strip_prefix("endpoint:").and_then(|id| self.endpoint(id)) {
                 Some((_, endpoint)) => endpoint["address"].as_str().expect("an address").to_owned(),
