@@ -16,6 +16,7 @@ mod edits;
 pub(crate) mod fixture;
 mod format;
 mod headers;
+mod index;
 mod matching;
 mod observer;
 pub(crate) mod re2;

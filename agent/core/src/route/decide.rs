@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use rand_core::RngCore;
 
+use super::index::PathIndex;
+use super::matching;
 use super::observer::{Event, HostChoice, Observer};
 use super::table::{Abort, Action, HttpTable, NoHost, Route, RouteIndex};
 use crate::view::RequestView;
@@ -87,7 +89,8 @@ fn find(
     if host.https_redirect && request.scheme() != "https" {
         return Decision { outcome: Outcome::HttpsRedirect, ..nothing };
     }
-    let Some((position, route)) = first_match(&host.routes, request, observer) else {
+    let Some((position, route)) = first_match(&host.routes, table.path_index(index), request, observer)
+    else {
         observer.event(Event::NoRoute);
         return nothing;
     };
@@ -114,15 +117,24 @@ fn find(
 
 fn first_match<'a>(
     routes: &'a [Route],
+    index: Option<&PathIndex>,
     request: &impl RequestView,
     observer: &mut impl Observer,
 ) -> Option<(u16, &'a Route)> {
-    (0..=u16::MAX).zip(routes).find(|(_, route)| {
+    let index = index.filter(|_| !observer.wants_unmatched());
+    let mut matches = |route: &Route| {
         let unmet = route.matches.first_unmet(request, |condition, value| {
             observer.event(Event::Unmatched { route, condition, value });
         });
         unmet.is_none()
-    })
+    };
+    match index.and_then(|index| index.candidates(matching::path(request.target()))) {
+        Some(mut candidates) => candidates.find_map(|position| {
+            let route = routes.get(usize::from(position))?;
+            matches(route).then_some((position, route))
+        }),
+        None => (0..=u16::MAX).zip(routes).find(|(_, route)| matches(route)),
+    }
 }
 
 /// Draws by weight (share = weight / sum). A single destination takes everything whatever its weight.

@@ -8,10 +8,20 @@ use super::table::{NoHost, Route, VirtualHost};
 pub trait Observer {
     /// A step was taken.
     fn event(&mut self, event: Event<'_>);
+
+    /// Whether it has to be told of every route that does not match. If not, routes that cannot match are not looked at, and
+    /// [`Event::Unmatched`] comes for those only that were.
+    fn wants_unmatched(&self) -> bool {
+        true
+    }
 }
 
 impl Observer for () {
     fn event(&mut self, _: Event<'_>) {}
+
+    fn wants_unmatched(&self) -> bool {
+        false
+    }
 }
 
 /// How a virtual host was found.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::headers::HeaderEdits;
+use super::index::PathIndex;
 use super::matching::RouteMatch;
 use super::redirect::Redirect;
 use super::retry::RetryPolicy;
@@ -17,6 +18,8 @@ use crate::host::{self, HostKey};
 #[derive(Debug, Clone)]
 pub struct HttpTable {
     hosts: Vec<VirtualHost>,
+    /// Of the routes of each host, where there are many.
+    indexes: Vec<Option<PathIndex>>,
     /// Lower case, without port.
     exact: HashMap<Box<str>, u16>,
     /// Suffixes with their dot (`.example.com`), longest first.
@@ -57,6 +60,11 @@ impl HttpTable {
     /// The virtual host at `index`.
     pub fn host(&self, index: u16) -> Option<&VirtualHost> {
         self.hosts.get(usize::from(index))
+    }
+
+    /// What finds a route of the host at `index`; `None`: walk them.
+    pub(super) fn path_index(&self, index: u16) -> Option<&PathIndex> {
+        self.indexes.get(usize::from(index))?.as_ref()
     }
 
     /// All virtual hosts, in the order they were added.
@@ -113,6 +121,7 @@ impl HttpTableBuilder {
         Self {
             table: HttpTable {
                 hosts: Vec::new(),
+                indexes: Vec::new(),
                 exact: HashMap::new(),
                 suffixes: Vec::new(),
                 otherwise: Otherwise::None(otherwise),
@@ -125,6 +134,7 @@ impl HttpTableBuilder {
     /// no table comes near.
     pub fn push(&mut self, host: VirtualHost, keys: impl IntoIterator<Item = HostKey>) -> &mut Self {
         let Ok(index) = u16::try_from(self.table.hosts.len()) else { return self };
+        self.table.indexes.push(PathIndex::new(&host.routes));
         self.table.hosts.push(host);
         for key in keys {
             match key {
