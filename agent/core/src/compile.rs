@@ -27,12 +27,13 @@ mod sidecar;
 mod virtual_service;
 
 use std::cmp::Ordering;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use crate::api::meta::Resource;
 use crate::diagnostic::Diagnostic;
 use crate::inputs::{Inputs, Objects};
-use crate::snapshot::{Snapshot, State};
+use crate::snapshot::{Snapshot, State, UNREGISTERED_PORT};
 
 /// See [`compile`].
 #[derive(Debug, Clone)]
@@ -53,8 +54,22 @@ pub fn compile(inputs: &Inputs) -> Compiled {
     virtual_service::compile(inputs, &mut state, &mut diagnostics);
     gateway::compile(inputs, &mut state, &mut diagnostics);
     sidecar::compile(inputs, &mut state, &mut diagnostics);
+    state.captured_ports = captured_ports(&state);
     references::check(inputs, &state, &mut diagnostics);
     Compiled { snapshot: Snapshot::new(state), diagnostics }
+}
+
+/// Ports to capture on any address. REGISTRY_ONLY claims every port that some service has; others cannot be listed.
+fn captured_ports(state: &State) -> BTreeSet<u16> {
+    let mut ports = state.registry.claimed_ports.clone();
+    // Hosts that only a VirtualService knows are served on one port, on any address.
+    if state.virtual_services.unregistered().next().is_some() {
+        ports.insert(UNREGISTERED_PORT);
+    }
+    if state.mesh.registry_only || state.scopes.iter().any(|scope| scope.registry_only == Some(true)) {
+        ports.extend(&state.registry.ports);
+    }
+    ports
 }
 
 /// The objects of one kind, oldest first: age decides conflicts.

@@ -7,6 +7,10 @@ use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
 
+pub(crate) use index::{HostIndex, domains};
+
+mod index;
+
 /// A set of hosts: one, all below a domain, or all. The most specific comes first in order: exact hosts, then longer suffixes.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum HostKey {

@@ -13,12 +13,13 @@ mod destination_rules;
 mod gateway;
 mod mesh;
 mod outbound;
+mod registry;
 mod routes;
 mod service;
 mod visibility;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::net::{IpAddr, SocketAddr};
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use crate::api::meta::Key;
@@ -34,9 +35,10 @@ pub(crate) use destination_rules::{
 };
 pub(crate) use gateway::{CompiledGateway, CompiledServer, ServerHost};
 pub(crate) use mesh::Mesh;
+pub(crate) use registry::{Registry, UNREGISTERED_PORT};
 pub(crate) use routes::{
     Body, CompiledRule, CompiledTcpRule, CompiledTlsRule, CompiledVirtualService, Entry, EntryAction,
-    L4Entry, Leg, MESH, MirrorLeg, RedirectPort, StaticMatch,
+    L4Entry, Leg, MESH, MirrorLeg, RedirectPort, StaticMatch, VirtualServices,
 };
 pub use service::{Service, ServiceKind, ServicePort};
 pub(crate) use visibility::{EgressHost, EgressListener, Scope, Visibility};
@@ -54,14 +56,11 @@ pub(crate) struct State {
     pub(crate) mesh: Mesh,
     /// Kubernetes' first, then ServiceEntries by age.
     pub(crate) services: Vec<Arc<Service>>,
-    /// Host in lower case to positions in `services`, best first.
-    pub(crate) by_host: HashMap<Box<str>, Vec<u32>>,
-    /// Dialled address to position in `services` and in its ports.
-    pub(crate) by_address: HashMap<(IpAddr, u16), Vec<(u32, u16)>>,
-    /// Ports claimed on any address: ServiceEntries without addresses, hosts that only a VirtualService knows.
-    pub(crate) claimed_ports: BTreeSet<u16>,
-    /// Oldest first.
-    pub(crate) virtual_services: Vec<Arc<CompiledVirtualService>>,
+    /// What finds them.
+    pub(crate) registry: Registry,
+    /// Ports to capture on any address.
+    pub(crate) captured_ports: BTreeSet<u16>,
+    pub(crate) virtual_services: VirtualServices,
     pub(crate) destination_rules: DestinationRules,
     /// Oldest first.
     pub(crate) gateways: Vec<Arc<CompiledGateway>>,
@@ -134,11 +133,10 @@ impl Snapshot {
     /// The destinations the kernel must bring to the proxy: TCP service addresses of all families (cluster IPs, endpoints of
     /// headless services by service port, ServiceEntry addresses), and ports claimed on any address. In order, each once.
     pub fn captures(&self) -> impl Iterator<Item = Capture> + use<> {
-        let addresses =
-            self.state.by_address.keys().map(|&(address, port)| Capture::Address { address, port });
-        let ports = self.state.captured_ports().into_iter().map(Capture::Port);
-        let all: BTreeSet<Capture> = addresses.chain(ports).collect();
-        all.into_iter()
+        let addresses = self.state.registry.addresses.clone();
+        let addresses = (0..addresses.len()).filter_map(move |at| addresses.get(at).copied());
+        let ports: Vec<_> = self.state.captured_ports.iter().copied().map(Capture::Port).collect();
+        addresses.chain(ports)
     }
 
     /// How request paths are normalised before anything looks at them.
@@ -158,7 +156,7 @@ impl Snapshot {
 
     /// The service that has the address, if any.
     pub fn service_at(&self, dialled: SocketAddr) -> Option<(&Arc<Service>, &ServicePort)> {
-        let found = self.state.by_address.get(&(dialled.ip().to_canonical(), dialled.port()))?;
+        let found = self.state.registry.by_address.get(&(dialled.ip().to_canonical(), dialled.port()))?;
         let &(service, port) = found.first()?;
         let service = self.state.services.get(service as usize)?;
         Some((service, service.ports.get(usize::from(port))?))
@@ -166,8 +164,8 @@ impl Snapshot {
 
     /// Whether a connection to `dialled` is among [`Snapshot::captures`].
     pub fn captures_address(&self, dialled: SocketAddr) -> bool {
-        self.state.by_address.contains_key(&(dialled.ip().to_canonical(), dialled.port()))
-            || self.state.captured_ports().contains(&dialled.port())
+        self.state.registry.by_address.contains_key(&(dialled.ip().to_canonical(), dialled.port()))
+            || self.state.captured_ports.contains(&dialled.port())
     }
 
     /// A pod as a client.

@@ -1,6 +1,6 @@
 //! DestinationRules by namespace; rules of one host merged as Istio merges them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use super::by_age;
@@ -8,37 +8,57 @@ use crate::api::destination_rule::{DestinationRule, TrafficPolicy};
 use crate::api::meta::Resource;
 use crate::host::{self, HostKey};
 use crate::inputs::Inputs;
-use crate::snapshot::{CompiledDestinationRule, CompiledSubset, SourcedPolicy, State, Visibility};
+use crate::snapshot::{
+    CompiledDestinationRule, CompiledSubset, DestinationRules, Mesh, SourcedPolicy, State, Visibility,
+};
 
 pub(super) fn compile(inputs: &Inputs, state: &mut State) {
-    for resource in by_age(&inputs.destination_rules) {
-        let namespace: Arc<str> = resource.meta.namespace.as_str().into();
-        let rule = one(resource, state);
-        let rules = state.destination_rules.by_namespace.entry(namespace).or_default();
-        // Only rules for the same clients merge; others stay apart, and the older is found first.
-        let same = rules.iter_mut().find(|it| {
-            it.host == rule.host && it.visibility == rule.visibility && it.selector == rule.selector
-        });
-        match same {
-            None => rules.push(rule),
-            Some(older) => {
-                for subset in rule.subsets {
-                    if !older.subsets.iter().any(|it| it.name == subset.name) {
-                        older.subsets.push(subset);
-                    }
-                }
-                older.policy = older.policy.take().or(rule.policy);
-            }
-        }
-    }
+    let rules = by_age(&inputs.destination_rules);
+    let rules: Vec<_> =
+        rules.into_iter().map(|it| (&*it.meta.namespace, Arc::new(one(it, &state.mesh)))).collect();
+    state.destination_rules = merge(&rules);
 }
 
-fn one(resource: &Resource<DestinationRule>, state: &State) -> CompiledDestinationRule {
+/// Merges what belongs together, of rules with their namespaces, oldest first.
+fn merge(rules: &[(&str, Arc<CompiledDestinationRule>)]) -> DestinationRules {
+    let mut by_namespace: BTreeMap<Arc<str>, Vec<Arc<CompiledDestinationRule>>> = BTreeMap::new();
+    let mut of_host: HashMap<(&str, &HostKey), Vec<usize>> = HashMap::new();
+    for (namespace, rule) in rules {
+        let merged = match by_namespace.get_mut(*namespace) {
+            Some(merged) => merged,
+            None => by_namespace.entry((*namespace).into()).or_default(),
+        };
+        let same_host = of_host.entry((namespace, &rule.host)).or_default();
+        // Only rules for the same clients merge; others stay apart, and the older is found first.
+        let same = same_host.iter().copied().find(|&at| {
+            merged.get(at).is_some_and(|it| it.visibility == rule.visibility && it.selector == rule.selector)
+        });
+        match same.and_then(|at| merged.get_mut(at)) {
+            None => {
+                same_host.push(merged.len());
+                merged.push(rule.clone());
+            }
+            Some(older) => unite(Arc::make_mut(older), rule),
+        }
+    }
+    DestinationRules::new(by_namespace)
+}
+
+fn unite(older: &mut CompiledDestinationRule, rule: &CompiledDestinationRule) {
+    for subset in &rule.subsets {
+        if !older.subsets.iter().any(|it| it.name == subset.name) {
+            older.subsets.push(subset.clone());
+        }
+    }
+    older.policy = older.policy.take().or_else(|| rule.policy.clone());
+}
+
+fn one(resource: &Resource<DestinationRule>, mesh: &Mesh) -> CompiledDestinationRule {
     let (meta, spec) = (&resource.meta, &resource.spec);
     let name = format!("DestinationRule {}/{}", meta.namespace, meta.name);
     CompiledDestinationRule {
-        host: HostKey::parse(&host::complete(&spec.host, &meta.namespace, &state.mesh.cluster_domain)),
-        visibility: Visibility::of(&spec.export_to, &meta.namespace, &state.mesh.destination_rule_export),
+        host: HostKey::parse(&host::complete(&spec.host, &meta.namespace, &mesh.cluster_domain)),
+        visibility: Visibility::of(&spec.export_to, &meta.namespace, &mesh.destination_rule_export),
         selector: spec
             .workload_selector
             .as_ref()
@@ -52,13 +72,15 @@ fn one(resource: &Resource<DestinationRule>, state: &State) -> CompiledDestinati
             .subsets
             .iter()
             .enumerate()
-            .map(|(index, subset)| CompiledSubset {
-                name: subset.name.as_str().into(),
-                labels: subset.labels.clone(),
-                policy: subset.traffic_policy.as_ref().map(|it| {
-                    let field = format!("spec.subsets[{index}].trafficPolicy");
-                    sourced(resource, it, format!("{name} subset {}", subset.name), &field)
-                }),
+            .map(|(index, subset)| {
+                Arc::new(CompiledSubset {
+                    name: subset.name.as_str().into(),
+                    labels: subset.labels.clone(),
+                    policy: subset.traffic_policy.as_ref().map(|it| {
+                        let field = format!("spec.subsets[{index}].trafficPolicy");
+                        sourced(resource, it, format!("{name} subset {}", subset.name), &field)
+                    }),
+                })
             })
             .collect(),
     }
@@ -69,7 +91,7 @@ fn sourced(
     policy: &TrafficPolicy,
     from: String,
     field: &str,
-) -> SourcedPolicy {
+) -> Arc<SourcedPolicy> {
     const BLOCKS: [&str; 7] = [
         "connectionPool",
         "loadBalancer",
@@ -88,10 +110,10 @@ fn sourced(
             lines.extend(line.map(|line| (format!("{number}/{block}"), line)));
         }
     }
-    SourcedPolicy {
+    Arc::new(SourcedPolicy {
         policy: policy.clone(),
         from: from.into(),
         file: resource.origin.file().map(Into::into),
         lines,
-    }
+    })
 }

@@ -213,9 +213,8 @@ fn subset_labels<'a>(
     subset: &str,
     state: &'a State,
 ) -> Option<&'a BTreeMap<String, String>> {
-    let rules = state.destination_rules.by_namespace.values().flatten();
-    let mut subsets = rules.filter(|rule| rule.host.covers(&service.key)).flat_map(|rule| &rule.subsets);
-    subsets.find(|it| &*it.name == subset).map(|it| &it.labels)
+    let rules = state.destination_rules.covering(&service.key);
+    rules.flat_map(|rule| &rule.subsets).find(|it| &*it.name == subset).map(|it| &it.labels)
 }
 
 /// Whether nothing answers on any port. Where no service at all has endpoints, the inputs are rules without a cluster, and it

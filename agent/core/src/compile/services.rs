@@ -13,7 +13,7 @@ use crate::diagnostic::{Code, Diagnostic, Severity};
 use crate::host::{Cidr, HostKey};
 use crate::inputs::Inputs;
 use crate::inventory::{self, Protocol, ServiceType, Transport};
-use crate::snapshot::{Service, ServiceKind, ServicePort, State, Visibility};
+use crate::snapshot::{Registry, Service, ServiceKind, ServicePort, State, Visibility};
 
 /// Who may see a Service that Kubernetes has no field for.
 const EXPORT_TO: &str = "networking.istio.io/exportTo";
@@ -42,32 +42,8 @@ pub(super) fn compile(inputs: &Inputs, state: &mut State, diagnostics: &mut Vec<
             }
         }
     }
-    index(state, services);
-}
-
-fn index(state: &mut State, services: Vec<Service>) {
     state.services = services.into_iter().map(Arc::new).collect();
-    for (position, service) in (0u32..).zip(&state.services) {
-        state.by_host.entry(service.key.to_string().into()).or_default().push(position);
-        let without_address = service.is_without_address();
-        for (port_position, port) in (0u16..).zip(&service.ports) {
-            let mut add = |address| {
-                let positions = state.by_address.entry((address, port.number)).or_default();
-                if !positions.contains(&(position, port_position)) {
-                    positions.push((position, port_position));
-                }
-            };
-            service.addresses.iter().copied().for_each(&mut add);
-            if service.kind == ServiceKind::Headless {
-                // Also those not ready: publishing them or not is DNS's business; the client has dialled one.
-                port.endpoints.iter().for_each(|endpoint| add(endpoint.address.ip()));
-                port.excluded.iter().for_each(|endpoint| add(endpoint.address.ip()));
-            }
-            if without_address || !service.ranges.is_empty() {
-                state.claimed_ports.insert(port.number);
-            }
-        }
-    }
+    state.registry = Registry::new(&state.services);
 }
 
 fn kubernetes<'a>(

@@ -9,7 +9,7 @@ use crate::api::virtual_service::{Destination, HttpRoute, VirtualService};
 use crate::diagnostic::{Code, Diagnostic, Severity};
 use crate::host::{self, HostKey};
 use crate::inputs::Inputs;
-use crate::snapshot::{CompiledVirtualService, MESH, ServiceKind, State, Visibility};
+use crate::snapshot::{CompiledVirtualService, MESH, State, VirtualServices, Visibility};
 
 pub(super) fn compile(inputs: &Inputs, state: &mut State, diagnostics: &mut Vec<Diagnostic>) {
     let all = by_age(&inputs.virtual_services);
@@ -17,8 +17,7 @@ pub(super) fn compile(inputs: &Inputs, state: &mut State, diagnostics: &mut Vec<
     let roots = all.into_iter().filter(|resource| !resource.spec.hosts.is_empty());
     let compiled: Vec<_> =
         roots.map(|resource| Arc::new(one(resource, inputs, state, diagnostics))).collect();
-    state.virtual_services = compiled;
-    claim_unregistered(state);
+    state.virtual_services = VirtualServices::new(compiled);
 }
 
 fn one(
@@ -34,7 +33,7 @@ fn one(
         HostKey::parse(&host)
     });
     let hosts: Vec<HostKey> = hosts.collect();
-    let unregistered = hosts.iter().filter(|host| !is_registered(host, state)).cloned().collect();
+    let unregistered = hosts.iter().filter(|host| !state.registry.has(host)).cloned().collect();
     let gateways = gateway_references(&spec.gateways, &meta.namespace);
     let mut http = Vec::new();
     for (index, rule) in spec.http.iter().enumerate() {
@@ -153,11 +152,13 @@ pub(super) fn complete(
 /// The FQDN that `name.namespace` or `name.namespace.svc` would mean, if a Service has it and nobody the name itself.
 fn dotted_service(host: &str, state: &State) -> Option<String> {
     let short = host.strip_suffix(".svc").unwrap_or(host);
-    if short.split('.').count() != 2 || state.by_host.contains_key(host.to_ascii_lowercase().as_str()) {
+    if short.split('.').count() != 2
+        || state.registry.by_host.contains_key(host.to_ascii_lowercase().as_str())
+    {
         return None;
     }
     let fqdn = format!("{short}.svc.{}", state.mesh.cluster_domain);
-    state.by_host.contains_key(fqdn.as_str()).then_some(fqdn)
+    state.registry.by_host.contains_key(fqdn.as_str()).then_some(fqdn)
 }
 
 /// Hosts of a VirtualService stay literal, as in Istio; what looks like a Service's short form gets a word of warning, unless
@@ -183,32 +184,4 @@ fn warn_of_dotted_name(
             )
             .with_hint(format!("write {fqdn}")),
     );
-}
-
-/// Whether a service has the host, or one of the hosts. `*` is every service's.
-fn is_registered(host: &HostKey, state: &State) -> bool {
-    match host {
-        HostKey::Any => true,
-        HostKey::Exact(name) => state.by_host.contains_key(name),
-        HostKey::Suffix(_) => state.services.iter().any(|service| host.covers(&service.key)),
-    }
-}
-
-/// Hosts that only a VirtualService knows are served on port 80, as in Istio, so that port is captured on any address.
-fn claim_unregistered(state: &mut State) {
-    let unregistered = state.virtual_services.iter().any(|service| {
-        service.gateways.iter().any(|gateway| &**gateway == MESH) && !service.unregistered.is_empty()
-    });
-    let aliased = state
-        .services
-        .iter()
-        .any(|service| matches!(&service.kind, ServiceKind::ExternalName(_)) && service.ports.is_empty());
-    if unregistered || aliased {
-        state.claimed_ports.insert(80);
-    }
-    for service in &state.services {
-        if matches!(&service.kind, ServiceKind::ExternalName(_)) {
-            state.claimed_ports.extend(service.ports.iter().map(|port| port.number));
-        }
-    }
 }

@@ -8,30 +8,33 @@ use std::sync::Arc;
 use super::visibility::Visibility;
 use crate::api::destination_rule::TrafficPolicy;
 use crate::client::Client;
-use crate::host::HostKey;
+use crate::host::{HostIndex, HostKey};
 
-/// DestinationRules by namespace; within one, rules for one host are merged and the oldest come first.
+/// All DestinationRules, and what finds them.
 #[derive(Debug, Default)]
 pub(crate) struct DestinationRules {
-    pub(crate) by_namespace: HashMap<Arc<str>, Vec<CompiledDestinationRule>>,
+    /// By namespace; within one, rules for one host are merged and the oldest come first.
+    rules: Vec<Arc<CompiledDestinationRule>>,
+    by_namespace: HashMap<Arc<str>, HostIndex>,
+    by_host: HostIndex,
 }
 
 /// One rule, or several for the same host, merged.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct CompiledDestinationRule {
     pub(crate) host: HostKey,
     pub(crate) visibility: Visibility,
     /// Only clients of the rule's namespace with these labels.
     pub(crate) selector: Option<BTreeMap<String, String>>,
-    pub(crate) policy: Option<SourcedPolicy>,
-    pub(crate) subsets: Vec<CompiledSubset>,
+    pub(crate) policy: Option<Arc<SourcedPolicy>>,
+    pub(crate) subsets: Vec<Arc<CompiledSubset>>,
 }
 
 #[derive(Debug)]
 pub(crate) struct CompiledSubset {
     pub(crate) name: Arc<str>,
     pub(crate) labels: BTreeMap<String, String>,
-    pub(crate) policy: Option<SourcedPolicy>,
+    pub(crate) policy: Option<Arc<SourcedPolicy>>,
 }
 
 /// A policy and the places its blocks were written.
@@ -46,6 +49,20 @@ pub(crate) struct SourcedPolicy {
 }
 
 impl DestinationRules {
+    /// Of rules by namespace, in the order of [`DestinationRules::rules`].
+    pub(crate) fn new(by_namespace: BTreeMap<Arc<str>, Vec<Arc<CompiledDestinationRule>>>) -> Self {
+        let mut all = Self::default();
+        for (namespace, rules) in by_namespace {
+            let index = all.by_namespace.entry(namespace).or_default();
+            for (position, rule) in (all.rules.len() as u32..).zip(&rules) {
+                index.insert(&rule.host, position);
+                all.by_host.insert(&rule.host, position);
+            }
+            all.rules.extend(rules);
+        }
+        all
+    }
+
     /// The rule for a service as `client` sees it: its own namespace, the service's, the root namespace; the first that has any
     /// rule for the host decides, by its most specific one.
     pub(crate) fn find(
@@ -57,15 +74,13 @@ impl DestinationRules {
     ) -> Option<&CompiledDestinationRule> {
         let own: &str = &client.namespace;
         let in_namespace = |namespace: &str, usable: &dyn Fn(&CompiledDestinationRule) -> bool| {
-            let rules = self.by_namespace.get(namespace)?;
-            rules
-                .iter()
-                .filter(|rule| rule.host.covers(host) && usable(rule))
-                .filter(|rule| {
+            self.by_namespace.get(namespace)?.covering(host).find_map(|positions| {
+                let rules = self.at(positions).filter(|rule| usable(rule)).filter(|rule| {
                     rule.selector.as_ref().is_none_or(|it| namespace == own && client.has_labels(it))
-                })
+                });
                 // The oldest of the most specific; one that selects the client beats one for all.
-                .min_by_key(|rule| (rule.host.clone(), rule.selector.is_none()))
+                rules.min_by_key(|rule| rule.selector.is_none())
+            })
         };
         let visible = |rule: &CompiledDestinationRule| rule.visibility.sees(own);
         // Clients of the root namespace are not governed by rules meant as everyone's default before the service's own.
@@ -77,5 +92,17 @@ impl DestinationRules {
                 (service_namespace != own).then(|| in_namespace(service_namespace, &visible)).flatten()
             })
             .or_else(|| in_namespace(root_namespace, &visible))
+    }
+
+    /// All rules for a host, whoever sees them: the most specific first, then by namespace and age.
+    pub(crate) fn covering<'a>(
+        &'a self,
+        host: &HostKey,
+    ) -> impl Iterator<Item = &'a CompiledDestinationRule> {
+        self.by_host.covering(host).flat_map(|positions| self.at(positions))
+    }
+
+    fn at<'a>(&'a self, positions: &'a [u32]) -> impl Iterator<Item = &'a CompiledDestinationRule> {
+        positions.iter().filter_map(|&position| self.rules.get(position as usize)).map(|rule| &**rule)
     }
 }

@@ -95,7 +95,8 @@ fn table(
     let mut clusters = Clusters::new(state, client, None);
     let mut hosts: BTreeMap<HostKey, Host> = BTreeMap::new();
     // By age over all Gateways of the port, so that the oldest VirtualService's routes of a host come first.
-    for service in state.virtual_services.iter().filter(|service| service.visibility.sees(&client.namespace))
+    for service in
+        state.virtual_services.all.iter().filter(|service| service.visibility.sees(&client.namespace))
     {
         for (gateway, server) in servers {
             if service.gateways.contains(&gateway.reference) {

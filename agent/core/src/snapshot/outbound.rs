@@ -6,14 +6,13 @@
 //!   either way: hosts that only a VirtualService knows are found by Host on port 80
 //! ```
 
-use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
 use super::clusters::Clusters;
 use super::routes::{self, CompiledVirtualService, Leg, MESH};
-use super::service::{Service, ServiceKind, ServicePort};
-use super::{Outbound, State};
+use super::service::{Service, ServicePort};
+use super::{Outbound, State, UNREGISTERED_PORT};
 use crate::client::Client;
 use crate::host::HostKey;
 use crate::inventory::Protocol;
@@ -22,36 +21,30 @@ use crate::route::{
     TcpTable, VirtualHost,
 };
 
-/// The port on which Istio serves hosts that no registry knows.
-const UNREGISTERED_PORT: u16 = 80;
-
 impl State {
     /// The services of a host, best first. Hosts of ServiceEntries may be wildcards; those match only as written.
     pub(crate) fn services_of(&self, host: &str) -> impl Iterator<Item = &Arc<Service>> + Clone {
         let lower = host.to_ascii_lowercase();
-        let found = self.by_host.get(lower.as_str()).map(Vec::as_slice).unwrap_or_default();
-        found.iter().filter_map(|&index| self.services.get(index as usize))
+        let found = self.registry.by_host.get(lower.as_str()).map(Vec::as_slice).unwrap_or_default();
+        self.at(found)
     }
 
-    /// Ports to capture on any address. REGISTRY_ONLY claims every port that some service has; others cannot be listed.
-    pub(super) fn captured_ports(&self) -> BTreeSet<u16> {
-        let mut ports = self.claimed_ports.clone();
-        if self.mesh.registry_only || self.scopes.iter().any(|scope| scope.registry_only == Some(true)) {
-            ports.extend(self.services.iter().flat_map(|service| &service.ports).map(|port| port.number));
-        }
-        ports
+    /// The services at some positions.
+    fn at<'a>(&'a self, positions: &'a [u32]) -> impl Iterator<Item = &'a Arc<Service>> + Clone {
+        positions.iter().filter_map(|&position| self.services.get(position as usize))
     }
 
     /// The services that have the dialled address: exactly, else by range.
     fn dialled(&self, dialled: SocketAddr) -> impl Iterator<Item = (&Arc<Service>, &ServicePort)> {
         let (address, number) = (dialled.ip().to_canonical(), dialled.port());
-        let exact = self.by_address.get(&(address, number)).map(Vec::as_slice).unwrap_or_default();
+        let exact = self.registry.by_address.get(&(address, number)).map(Vec::as_slice).unwrap_or_default();
         let exact = exact.iter().filter_map(|&(service, port)| {
             let service = self.services.get(service as usize)?;
             Some((service, service.ports.get(usize::from(port))?))
         });
-        let ranged =
-            self.services.iter().filter(move |it| it.ranges.iter().any(|range| range.contains(address)));
+        let ranged = self
+            .at(&self.registry.ranged)
+            .filter(move |it| it.ranges.iter().any(|range| range.contains(address)));
         exact.chain(ranged.filter_map(move |service| Some((service, service.port(number)?))))
     }
 }
@@ -116,7 +109,8 @@ impl<'a> View<'a> {
         let mut tcp = TcpTable::empty(if registry_only { TcpAction::Reject } else { TcpAction::Passthrough });
         let state = self.state;
         let mut has_http = false;
-        for service in state.services.iter().filter(|service| service.is_without_address()) {
+        let of_port = state.registry.without_address.get(&self.port).map(Vec::as_slice).unwrap_or_default();
+        for service in state.at(of_port) {
             let Some(port) = service.port(self.port).filter(|_| self.clusters.sees(service, self.port))
             else {
                 continue;
@@ -136,13 +130,8 @@ impl<'a> View<'a> {
         has_http |= self.push_external_names(&mut http);
         has_http |= self.push_unregistered(&mut http);
         // REGISTRY_ONLY answers 502 where the client has an HTTP listener for the port, else it closes.
-        has_http |= registry_only
-            && state.services.iter().any(|service| {
-                self.clusters.sees(service, self.port)
-                    && service
-                        .port(self.port)
-                        .is_some_and(|port| port.protocol.is_http() || port.protocol == Protocol::Auto)
-            });
+        let of_port = state.registry.http.get(&self.port).map(Vec::as_slice).unwrap_or_default();
+        has_http |= registry_only && state.at(of_port).any(|service| self.clusters.sees(service, self.port));
         tcp.needs_sni = tcp.routes.iter().any(|route| !route.sni.is_empty());
         // A route for all takes what no name takes, so it comes last.
         tcp.routes.sort_by_key(|route| route.sni.is_empty());
@@ -156,27 +145,17 @@ impl<'a> View<'a> {
 
     /// The VirtualService that governs a host for this client: exact, else longest wildcard; the oldest of equals.
     fn virtual_service(&self, host: &HostKey) -> Option<&'a Arc<CompiledVirtualService>> {
-        let mut best: Option<(&HostKey, &Arc<CompiledVirtualService>)> = None;
-        for service in self.virtual_services() {
-            for key in service.hosts.iter().filter(|key| key.covers(host)) {
-                if best.is_none_or(|(other, _)| key < other) {
-                    best = Some((key, service));
-                }
-            }
-        }
-        best.map(|(_, service)| service)
+        let positions = self.state.virtual_services.covering(host);
+        positions.into_iter().find(|service| self.sees(service))
     }
 
-    /// Those bound to the mesh that this client sees, oldest first.
-    fn virtual_services(&self) -> impl Iterator<Item = &'a Arc<CompiledVirtualService>> {
-        let (client, scope, port) = (self.clusters.client(), self.clusters.scope(), self.port);
-        self.state.virtual_services.iter().filter(move |service| {
-            service.gateways.iter().any(|gateway| &**gateway == MESH)
-                && service.visibility.sees(&client.namespace)
-                && scope.is_none_or(|scope| {
-                    service.hosts.iter().any(|host| scope.imports(&service.namespace, host, port))
-                })
-        })
+    /// Whether this client sees a VirtualService that is bound to the mesh.
+    fn sees(&self, service: &CompiledVirtualService) -> bool {
+        let imports = |scope: &super::visibility::Scope| {
+            service.hosts.iter().any(|host| scope.imports(&service.namespace, host, self.port))
+        };
+        service.visibility.sees(&self.clusters.client().namespace)
+            && self.clusters.scope().is_none_or(imports)
     }
 
     /// The routes of a service: its rules, or, if none is left for this client, the plain service.
@@ -215,12 +194,11 @@ impl<'a> View<'a> {
     /// ExternalName aliases of the dialled service that have rules of their own; one without goes with the service.
     fn push_aliases(&mut self, http: &mut HttpTableBuilder, service: &Service) {
         let state = self.state;
-        for alias in &state.services {
-            let ServiceKind::ExternalName(target) = &alias.kind else { continue };
-            if *target != service.host || !self.clusters.sees(alias, self.port) {
-                continue;
+        let aliases = state.registry.aliases.get(&service.host).map(Vec::as_slice).unwrap_or_default();
+        for alias in state.at(aliases) {
+            if self.clusters.sees(alias, self.port) {
+                self.push_alias(http, alias);
             }
-            self.push_alias(http, alias);
         }
     }
 
@@ -228,9 +206,8 @@ impl<'a> View<'a> {
     fn push_external_names(&mut self, http: &mut HttpTableBuilder) -> bool {
         let state = self.state;
         let mut any = false;
-        for alias in &state.services {
-            let ServiceKind::ExternalName(target) = &alias.kind else { continue };
-            if state.services_of(target).next().is_none() && self.clusters.sees(alias, self.port) {
+        for alias in state.at(&state.registry.external_aliases) {
+            if self.clusters.sees(alias, self.port) {
                 any |= self.push_alias(http, alias);
             }
         }
@@ -263,9 +240,12 @@ impl<'a> View<'a> {
         if self.port != UNREGISTERED_PORT {
             return false;
         }
-        let services: Vec<_> = self.virtual_services().collect();
+        let state = self.state;
         let mut any = false;
-        for service in services {
+        for service in state.virtual_services.unregistered() {
+            if !self.sees(service) {
+                continue;
+            }
             for host in &service.unregistered {
                 let ruled = routes::http_routes(service, MESH, self.port, &mut self.clusters);
                 if ruled.is_empty() {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::clusters::Clusters;
 use super::visibility::Visibility;
 use crate::client::Client;
-use crate::host::{Cidr, HostKey};
+use crate::host::{Cidr, HostIndex, HostKey};
 use crate::route::{
     Action, DirectResponse, Fault, HeaderEdits, Mirror, Percent, Redirect, RetryPolicy, Rewrite, Route,
     RouteMatch, RuleRef, TcpRoute, WeightedDestination,
@@ -15,6 +15,47 @@ use crate::route::{
 
 /// The reserved gateway that stands for all clients in the mesh.
 pub(crate) const MESH: &str = "mesh";
+
+/// All VirtualServices, and what finds them.
+#[derive(Debug, Default)]
+pub(crate) struct VirtualServices {
+    /// Oldest first.
+    pub(crate) all: Vec<Arc<CompiledVirtualService>>,
+    /// Those bound to the mesh, by host.
+    by_host: HostIndex,
+    /// Those bound to the mesh with hosts that no registry knows.
+    unregistered: Vec<u32>,
+}
+
+impl VirtualServices {
+    /// `all` are the oldest first.
+    pub(crate) fn new(all: Vec<Arc<CompiledVirtualService>>) -> Self {
+        let (mut by_host, mut unregistered) = (HostIndex::default(), Vec::new());
+        for (position, service) in (0u32..).zip(&all) {
+            if service.gateways.iter().any(|gateway| &**gateway == MESH) {
+                service.hosts.iter().for_each(|host| by_host.insert(host, position));
+                if !service.unregistered.is_empty() {
+                    unregistered.push(position);
+                }
+            }
+        }
+        Self { all, by_host, unregistered }
+    }
+
+    /// Those bound to the mesh that have a host or a wildcard that covers it: exact first, then by longer suffixes; the
+    /// oldest of equals first.
+    pub(crate) fn covering<'a>(
+        &'a self,
+        host: &HostKey,
+    ) -> impl Iterator<Item = &'a Arc<CompiledVirtualService>> {
+        self.by_host.covering(host).flatten().filter_map(|&position| self.all.get(position as usize))
+    }
+
+    /// Those bound to the mesh with hosts that no registry knows, oldest first.
+    pub(crate) fn unregistered(&self) -> impl Iterator<Item = &Arc<CompiledVirtualService>> {
+        self.unregistered.iter().filter_map(|&position| self.all.get(position as usize))
+    }
+}
 
 /// A VirtualService.
 #[derive(Debug)]
