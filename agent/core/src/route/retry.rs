@@ -77,9 +77,10 @@ impl BackOff {
         Self { base, max: base.saturating_mul(10) }
     }
 
-    /// The wait before retry `number` (from 1): anything up to base × (2^number − 1), capped.
+    /// The wait before retry `number` (from 1): anything below base × 2^(number − 1), capped. (Envoy's documentation has
+    /// 2^number − 1; its `JitteredExponentialBackOffStrategy` starts with the base and doubles, as here.)
     pub fn delay(&self, number: u32, rng: &mut impl RngCore) -> Duration {
-        let factor = 1u32.checked_shl(number).map_or(u32::MAX, |power| power - 1);
+        let factor = 1u32.checked_shl(number.saturating_sub(1)).unwrap_or(u32::MAX);
         let limit = self.base.saturating_mul(factor).min(self.max);
         let nanos = u64::try_from(limit.as_nanos()).unwrap_or(u64::MAX);
         Duration::from_nanos(if nanos == 0 { 0 } else { rng.next_u64() % nanos })
@@ -108,9 +109,9 @@ pub enum RetryCondition {
     FiveXx,
     /// 502, 503, 504, or no answer at all.
     GatewayError,
-    /// No answer: reset, disconnect, read time-out.
+    /// No answer: not connected, reset, disconnected, late.
     Reset,
-    /// As `Reset`, before any of the request was sent.
+    /// No answer, before any of the request was sent; the connection that could not be made included.
     ResetBeforeRequest,
     /// The connection could not be made.
     ConnectFailure,
@@ -122,9 +123,9 @@ pub enum RetryCondition {
     RefusedStream,
     /// The listed codes.
     RetriableStatusCodes,
-    /// Listed headers; Istio has no field for them.
+    /// Listed headers; Istio has no field to list them, so it covers nothing.
     RetriableHeaders,
-    /// Of HTTP/3, which is not spoken.
+    /// Of HTTP/3, which is not spoken: covers nothing.
     Http3PostConnectFailure,
     /// This grpc-status in the answer's head.
     Grpc(GrpcStatus),
@@ -178,6 +179,24 @@ impl GrpcStatus {
             429 | 502 | 503 | 504 => 14,
             _ => 2,
         })
+    }
+
+    /// The HTTP status it stands for (Envoy's `grpcToHttpStatus`): how outlier detection weighs it.
+    pub fn to_http(self) -> u16 {
+        match self.0 {
+            0 => 200,
+            1 => 499,
+            3 | 9 | 11 => 400,
+            4 => 504,
+            5 => 404,
+            6 | 10 => 409,
+            7 => 403,
+            8 => 429,
+            12 => 501,
+            14 => 503,
+            16 => 401,
+            _ => 500,
+        }
     }
 }
 
@@ -254,7 +273,6 @@ impl RetryOn {
             TryOutcome::RefusedStream => no_answer || self.has(RetryCondition::RefusedStream),
             TryOutcome::PerTryTimeout => no_answer,
             TryOutcome::Overflow => false,
-            TryOutcome::Response { overloaded: true, .. } => false,
             TryOutcome::Response { ratelimited: true, .. } => self.has(RetryCondition::EnvoyRatelimited),
             TryOutcome::Response { status, grpc_status, .. } => {
                 self.has(RetryCondition::FiveXx) && (500..600).contains(&status)
@@ -289,10 +307,8 @@ pub enum TryOutcome {
         status: u16,
         /// Its grpc-status, if it has one (trailers-only).
         grpc_status: Option<u32>,
-        /// It says `x-envoy-ratelimited`.
+        /// It says `x-envoy-ratelimited`: only the condition of that name covers it.
         ratelimited: bool,
-        /// It says `x-envoy-overloaded`: another proxy shed load; never tried again.
-        overloaded: bool,
     },
 }
 
@@ -305,7 +321,6 @@ impl TryOutcome {
             status: response.status(),
             grpc_status,
             ratelimited: response.header("x-envoy-ratelimited").is_some(),
-            overloaded: response.header("x-envoy-overloaded").is_some(),
         }
     }
 }

@@ -197,7 +197,11 @@ fn outlier_detection(settings: &OutlierDetection) -> policy::OutlierDetection {
         consecutive_5xx: settings.consecutive_5xx_errors.unwrap_or(5),
         consecutive_gateway_errors: settings.consecutive_gateway_errors.unwrap_or(0),
         split_local_origin: split,
-        consecutive_local_origin_failures: settings.consecutive_local_origin_failures.unwrap_or(5),
+        // Istio passes on only what is above zero.
+        consecutive_local_origin_failures: settings
+            .consecutive_local_origin_failures
+            .filter(|&failures| failures > 0)
+            .unwrap_or(5),
         interval: settings.interval.map_or(Duration::from_secs(10), duration::Duration::get),
         base_ejection_time: settings
             .base_ejection_time

@@ -1,11 +1,11 @@
 use super::*;
 
 fn response(status: u16) -> TryOutcome {
-    TryOutcome::Response { status, grpc_status: None, ratelimited: false, overloaded: false }
+    TryOutcome::Response { status, grpc_status: None, ratelimited: false }
 }
 
 fn grpc(code: u32) -> TryOutcome {
-    TryOutcome::Response { status: 200, grpc_status: Some(code), ratelimited: false, overloaded: false }
+    TryOutcome::Response { status: 200, grpc_status: Some(code), ratelimited: false }
 }
 
 const SENT: TryOutcome = TryOutcome::Reset { request_sent: true };
@@ -69,17 +69,20 @@ fn istios_default_retries_connections_and_grpc_but_no_status() {
 }
 
 #[test]
-fn load_shed_elsewhere_is_never_tried_again() {
-    let everything = policy("5xx,503,envoy-ratelimited");
-    let shed = |ratelimited, overloaded| TryOutcome::Response {
-        status: 503,
-        grpc_status: None,
-        ratelimited,
-        overloaded,
-    };
-    assert!(!everything.should_retry(&shed(false, true)));
-    assert!(everything.should_retry(&shed(true, false)));
-    assert!(!policy("5xx,503").should_retry(&shed(true, false)));
+fn a_rate_limit_elsewhere_is_tried_again_only_if_named() {
+    let limited = TryOutcome::Response { status: 503, grpc_status: None, ratelimited: true };
+    assert!(policy("envoy-ratelimited").should_retry(&limited));
+    assert!(!policy("5xx,503,gateway-error").should_retry(&limited));
+    assert!(!policy("envoy-ratelimited").should_retry(&response(503)));
+}
+
+#[test]
+fn conditions_without_a_field_or_a_protocol_cover_nothing() {
+    for list in ["retriable-headers", "http3-post-connect-failure"] {
+        for outcome in [response(500), response(409), grpc(14), SENT, UNSENT, TryOutcome::ConnectFailure] {
+            assert!(!policy(list).should_retry(&outcome), "{list} on {outcome:?}");
+        }
+    }
 }
 
 #[test]
@@ -90,24 +93,44 @@ fn unknown_entries_come_back() {
 }
 
 #[test]
-fn back_off_grows_to_its_cap() {
-    struct Most;
-    impl RngCore for Most {
+fn back_off_doubles_from_the_base_up_to_ten_times_it_with_full_jitter() {
+    /// Always the same number.
+    struct Fixed(u64);
+    impl RngCore for Fixed {
         fn next_u32(&mut self) -> u32 {
-            u32::MAX
+            self.0 as u32
         }
         fn next_u64(&mut self) -> u64 {
-            // One less than a multiple of any limit below: always the longest wait but for a nanosecond.
-            self.next_u32().into()
+            self.0
         }
         fn fill_bytes(&mut self, _: &mut [u8]) {}
     }
     let back_off = BackOff::default();
-    for number in [1, 2, 3, 4, 31, 32, u32::MAX] {
-        let limit =
-            Duration::from_millis(if number < 5 { 25 * ((1 << number) - 1) } else { 250 }).min(back_off.max);
-        assert!(back_off.delay(number, &mut Most) < limit, "{number}");
+    for (number, limit) in
+        [(1, 25), (2, 50), (3, 100), (4, 200), (5, 250), (6, 250), (31, 250), (33, 250), (u32::MAX, 250)]
+    {
+        let limit = Duration::from_millis(limit);
+        let nanos = limit.as_nanos() as u64;
+        assert_eq!(
+            back_off.delay(number, &mut Fixed(nanos - 1)),
+            limit - Duration::from_nanos(1),
+            "{number}"
+        );
+        assert_eq!(
+            back_off.delay(number, &mut Fixed(nanos)),
+            Duration::ZERO,
+            "{number}: never the limit itself"
+        );
     }
-    assert_eq!(BackOff::new(Duration::ZERO).delay(3, &mut Most), Duration::ZERO);
+    assert_eq!(BackOff::new(Duration::ZERO).delay(3, &mut Fixed(7)), Duration::ZERO);
     assert_eq!(BackOff::new(Duration::MAX).max, Duration::MAX);
+}
+
+#[test]
+fn grpc_statuses_stand_for_envoys_http_statuses() {
+    let all: Vec<_> = (0..18).map(|code| GrpcStatus(code).to_http()).collect();
+    assert_eq!(
+        all,
+        [200, 499, 500, 400, 504, 404, 409, 403, 429, 400, 409, 400, 501, 500, 503, 500, 401, 500]
+    );
 }
