@@ -1,20 +1,23 @@
 //! Forwarding: pick, connect, attempt, judge, and again where the rule allows it.
 //!
-//! What a try needs to be repeated is in [`Tries`]; what it means that one failed is decided in one place, `failed`.
+//! What a try needs to be repeated is in [`Tries`]; what it means that one failed is decided in one place, `failed`. Each try
+//! is reported to outlier detection as Envoy's router does: connections, heads, resets and time-outs.
 
+use std::future::Future;
 use std::rc::Rc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use undermesh_core::cluster::{Availability, UpstreamProtocol};
 use undermesh_core::edits::Edits;
+use undermesh_core::outlier::Sign;
 use undermesh_core::route::{self, Facts, Route, TryOutcome};
 use undermesh_core::view::ResponseView;
 
-use crate::exchange::{AttemptError, ClientGone, Exchange, Judge, Limit, Limits, Verdict};
+use crate::exchange::{AttemptError, End, Exchange, Judge, Limit, Limits, Verdict};
 use crate::flags::ResponseFlags;
 use crate::live::{ConnectError, EndpointPool, Permit, StreamSlot, permit};
 use crate::local::{self, Local};
-use crate::metrics::Counter;
+use crate::metrics::{Counter, Shard};
 use crate::outlet::Bound;
 use crate::pool::Upstream;
 use crate::request::{HttpPath, Plan};
@@ -43,27 +46,25 @@ impl HttpPath {
         };
         let mut tries = Tries { left: route.map_or(0, |route| route.retries.attempts), ..Tries::default() };
         loop {
-            let outcome = self.attempt(plan, &bound, route, limits, &mut tries, exchange).await;
-            let record = &mut plan.record;
+            let mut outcome = self.attempt(plan, &bound, route, limits, &mut tries, exchange).await;
+            if matches!(outcome, Attempt::Retry) {
+                self.worker.shard.count(Counter::Retries);
+                match self.back_off(&bound, route, &tries, limits, exchange).await {
+                    Ok(()) => continue,
+                    Err(end) => outcome = end,
+                }
+            }
             match outcome {
                 Attempt::Relay(_busy) => {
                     let transfer = exchange.relay(limits).await;
+                    if transfer.end == End::UpstreamReset {
+                        bound.report(&self.worker.shard, tries.endpoint, Sign::Failed);
+                    }
                     return plan.record.finish(transfer);
                 }
                 Attempt::ClientGone => return,
-                Attempt::Stale => {}
-                Attempt::Retry => {
-                    self.worker.shard.count(Counter::Retries);
-                    if self.back_off(route, &mut tries, limits, exchange).await.is_err() {
-                        return;
-                    }
-                }
-                Attempt::Failed(failure) => {
-                    if tries.made > 1 && tries.is_exhausted {
-                        record.flags.insert(ResponseFlags::UPSTREAM_RETRY_LIMIT_EXCEEDED);
-                    }
-                    return self.answer(record, &failure, exchange).await;
-                }
+                Attempt::Stale | Attempt::Retry => {}
+                Attempt::Failed(failure) => return self.answer(&mut plan.record, &failure, exchange).await,
             }
         }
     }
@@ -95,6 +96,7 @@ impl HttpPath {
             return Attempt::Failed(local::NO_HEALTHY_UPSTREAM);
         };
         plan.record.towards(bound.clone(), Some(endpoint));
+        tries.endpoint = endpoint;
         if !tries.is_stale_repeat {
             tries.made += 1;
         }
@@ -105,47 +107,48 @@ impl HttpPath {
         let settings = &bound.cluster.policy.connection_pool;
         let fresh = std::mem::take(&mut tries.is_stale_repeat);
         let mut busy = Busy::new(pool.clone());
-        let connected = match plan.upstream {
-            UpstreamProtocol::Http1 => pool.http1(settings, fresh).await.map(Upstream::Http1),
-            UpstreamProtocol::Http2 => pool.http2(settings).await.map(|(requests, slot)| {
-                busy.slot = Some(slot);
-                Upstream::Http2(requests)
-            }),
+        let connect = async {
+            Ok(match plan.upstream {
+                UpstreamProtocol::Http1 => Upstream::Http1(pool.http1(settings, fresh).await?),
+                UpstreamProtocol::Http2 => {
+                    let (requests, slot) = pool.http2(settings).await?;
+                    busy.slot = Some(slot);
+                    Upstream::Http2(requests)
+                }
+            })
         };
-        let upstream = match connected {
-            Ok(upstream) => upstream,
-            Err(error) => {
-                let (local, outcome) = match error {
+        let shard = &self.worker.shard;
+        let upstream = match in_time(connect, limits, exchange).await {
+            Ok(Ok(upstream)) => upstream,
+            Ok(Err(error)) => {
+                let (local, outcome, sign) = match error {
                     ConnectError::Overflow => return Attempt::Failed(local::OVERFLOW),
-                    ConnectError::Failed(_) => (local::CONNECT_FAILED, TryOutcome::ConnectFailure),
-                    ConnectError::TimedOut => (local::CONNECT_TIMED_OUT, TryOutcome::ConnectFailure),
+                    ConnectError::Failed(_) => {
+                        (local::CONNECT_FAILED, TryOutcome::ConnectFailure, Sign::Failed)
+                    }
+                    ConnectError::TimedOut => {
+                        (local::CONNECT_TIMED_OUT, TryOutcome::ConnectFailure, Sign::TimedOut)
+                    }
                 };
-                return self.failed(bound, route, tries, exchange, local, outcome);
+                bound.report(shard, endpoint, sign);
+                return self.failed(plan, bound, route, tries, exchange, local, outcome);
             }
+            Err(end) => return end,
         };
         let sent = Instant::now();
-        let may_retry = tries.left > 0;
-        let mut judge = Response { facts: self.facts(), plan, route, may_retry, sent, wanted_retry: false };
-        let result = exchange.attempt(upstream, tries.made, limits, &mut judge).await;
-        let wanted_retry = judge.wanted_retry;
-        let (local, outcome) = match result {
-            Ok(Verdict::Relay) => {
-                if wanted_retry && tries.made > 1 {
-                    plan.record.flags.insert(ResponseFlags::UPSTREAM_RETRY_LIMIT_EXCEEDED);
-                }
-                return Attempt::Relay(busy);
-            }
-            Ok(Verdict::Retry) => {
-                return self.take_retry(bound, tries).map_or(
-                    // The budget is spent, and the response is gone: say what it was.
-                    Attempt::Failed(local::OVERFLOW),
-                    |()| Attempt::Retry,
-                );
-            }
+        bound.begin_try(sent);
+        bound.report(shard, endpoint, Sign::Connected);
+        let number = tries.made;
+        let mut judge = Response { facts: self.facts(), shard, plan, bound, route, tries, sent };
+        let result = exchange.attempt(upstream, number, limits, &mut judge).await;
+        let (local, outcome, sign) = match result {
+            Ok(Verdict::Relay) => return Attempt::Relay(busy),
+            Ok(Verdict::Retry) => return Attempt::Retry,
             Err(AttemptError::ClientGone) => return Attempt::ClientGone,
             Err(AttemptError::ClientProtocol) => return Attempt::Failed(local::BAD_REQUEST),
-            Err(AttemptError::Reset { reused: true, .. })
-                if !tries.was_stale && plan.is_idempotent && exchange.is_replayable() =>
+            // What was refused was not looked at: it may go out again whatever it is.
+            Err(AttemptError::Reset { reused: true, refused })
+                if !tries.was_stale && (refused || plan.is_idempotent) && exchange.is_replayable() =>
             {
                 self.worker.shard.count(Counter::UpstreamStale);
                 // Once: a second failure, on a new connection, is the endpoint's.
@@ -155,72 +158,95 @@ impl HttpPath {
                 return Attempt::Stale;
             }
             Err(AttemptError::Reset { refused: true, .. }) => {
-                (local::REFUSED_STREAM, TryOutcome::RefusedStream)
+                (local::REFUSED_STREAM, TryOutcome::RefusedStream, Sign::Failed)
             }
-            Err(AttemptError::Reset { .. }) => (local::RESET, TryOutcome::Reset { request_sent: true }),
+            Err(AttemptError::Reset { .. }) => {
+                (local::RESET, TryOutcome::Reset { request_sent: true }, Sign::Failed)
+            }
             Err(AttemptError::UpstreamProtocol) => {
-                (local::UPSTREAM_PROTOCOL, TryOutcome::Reset { request_sent: true })
+                (local::UPSTREAM_PROTOCOL, TryOutcome::Reset { request_sent: true }, Sign::Failed)
             }
-            Err(AttemptError::Timeout(Limit::Route)) => return Attempt::Failed(local::TIMED_OUT),
+            Err(AttemptError::Timeout(Limit::Route)) => {
+                bound.report(shard, endpoint, Sign::TimedOut);
+                return Attempt::Failed(local::TIMED_OUT);
+            }
             Err(AttemptError::Timeout(Limit::PerTry)) => {
-                (local::PER_TRY_TIMED_OUT, TryOutcome::PerTryTimeout)
+                (local::PER_TRY_TIMED_OUT, TryOutcome::PerTryTimeout, Sign::TimedOut)
             }
         };
-        self.failed(bound, route, tries, exchange, local, outcome)
+        bound.report(shard, endpoint, sign);
+        self.failed(plan, bound, route, tries, exchange, local, outcome)
     }
 
     /// What a failed try means: another one, or the answer.
+    #[expect(clippy::too_many_arguments, reason = "a try's whole context, known in one place")]
     fn failed<X: Exchange>(
         &self,
-        bound: &Rc<Bound>,
+        plan: &mut Plan,
+        bound: &Bound,
         route: Option<&Route>,
         tries: &mut Tries,
         exchange: &X,
         local: Local,
         outcome: TryOutcome,
     ) -> Attempt {
-        let retriable = route.is_some_and(|route| route.retries.should_retry(&outcome));
-        if !retriable {
-            return Attempt::Failed(local);
-        }
-        if tries.left == 0 {
-            tries.is_exhausted = true;
-            return Attempt::Failed(local);
-        }
-        if exchange.is_replayable() && self.take_retry(bound, tries).is_some() {
-            return Attempt::Retry;
+        tries.permit = None;
+        let wants_retry = route.is_some_and(|route| route.retries.should_retry(&outcome));
+        if wants_retry && exchange.is_replayable() {
+            match tries.take_retry(bound, &self.worker.shard) {
+                Ok(()) => return Attempt::Retry,
+                Err(why) => plan.record.flags.insert(why),
+            }
         }
         Attempt::Failed(local)
     }
 
-    /// Takes one retry from the request's and the cluster's budget.
-    fn take_retry(&self, bound: &Bound, tries: &mut Tries) -> Option<()> {
-        let max = bound.cluster.policy.connection_pool.max_retries;
-        if tries.permit.is_none() {
-            tries.permit = permit(&bound.neighbour.gauges, |gauges| &gauges.retries, max);
-        }
-        if tries.permit.is_none() {
-            self.worker.shard.count(Counter::RetriesOverflowed);
-            return None;
-        }
-        tries.left = tries.left.checked_sub(1)?;
-        Some(())
-    }
-
     async fn back_off<X: Exchange>(
         &self,
+        bound: &Bound,
         route: Option<&Route>,
-        tries: &mut Tries,
+        tries: &Tries,
         limits: Limits,
         exchange: &mut X,
-    ) -> Result<(), ClientGone> {
+    ) -> Result<(), Attempt> {
         let Some(route) = route else { return Ok(()) };
         let wait = route.retries.back_off.delay(tries.made, &mut *self.worker.rng.borrow_mut());
-        let mut until = Instant::now() + wait;
-        if let (Some(limit), Some(ended)) = (limits.route, exchange.request_ended()) {
-            until = until.min(ended + limit);
+        let _waiting = permit(&bound.neighbour.gauges, |gauges| &gauges.backing_off, u32::MAX);
+        in_time(tokio::time::sleep(wait), limits, exchange).await
+    }
+}
+
+/// How long the client is watched before it is asked again whether its request has ended.
+const LONG: Duration = Duration::from_secs(3600);
+
+/// What `work` comes to, unless the client leaves or the route's time is over first.
+async fn in_time<X: Exchange, T>(
+    work: impl Future<Output = T>,
+    limits: Limits,
+    exchange: &mut X,
+) -> Result<T, Attempt> {
+    let end = async {
+        loop {
+            let now = Instant::now();
+            // The time begins with the request's end: until then it is over no earlier than if it began now.
+            let until = match limits.route {
+                Some(limit) => exchange.request_ended().unwrap_or(now).checked_add(limit),
+                None => None,
+            };
+            let until = until.unwrap_or(now + LONG);
+            if until <= now {
+                return Attempt::Failed(local::TIMED_OUT);
+            }
+            if exchange.pause(until).await.is_err() {
+                return Attempt::ClientGone;
+            }
         }
-        exchange.pause(until).await
+    };
+    tokio::select! {
+        // A connection that is there already costs no look at the clock.
+        biased;
+        done = work => Ok(done),
+        end = end => Err(end),
     }
 }
 
@@ -244,15 +270,29 @@ struct Tries {
     made: u32,
     /// Retries left.
     left: u32,
-    /// A retry was due and none was left.
-    is_exhausted: bool,
+    /// Where the newest one went.
+    endpoint: usize,
     /// The endpoints tried.
     endpoints: Vec<usize>,
     is_stale_repeat: bool,
     was_stale: bool,
     same_endpoint: Option<usize>,
-    /// One unit of the cluster's concurrent retries.
+    /// One unit of the cluster's concurrent retries: from the decision to try again until that try's outcome is known.
     permit: Option<Permit>,
+}
+
+impl Tries {
+    /// Takes one retry from the request's and the cluster's budget, or says why there is none.
+    fn take_retry(&mut self, bound: &Bound, shard: &Shard) -> Result<(), ResponseFlags> {
+        let left = self.left.checked_sub(1).ok_or(ResponseFlags::UPSTREAM_RETRY_LIMIT_EXCEEDED)?;
+        self.left = left;
+        self.permit = permit(&bound.neighbour.gauges, |gauges| &gauges.retries, bound.retry_limit());
+        if self.permit.is_none() {
+            shard.count(Counter::RetriesOverflowed);
+            return Err(ResponseFlags::UPSTREAM_OVERFLOW);
+        }
+        Ok(())
+    }
 }
 
 /// Counts a request as in progress at an endpoint, and on its HTTP/2 connection.
@@ -277,23 +317,29 @@ impl Drop for Busy {
 /// Judges response heads.
 struct Response<'a> {
     facts: Facts<'a>,
+    shard: &'a Shard,
     plan: &'a mut Plan,
+    bound: &'a Bound,
     route: Option<&'a Route>,
-    may_retry: bool,
+    tries: &'a mut Tries,
     sent: Instant,
-    /// The policy would have tried again.
-    wanted_retry: bool,
 }
 
 impl Judge for Response<'_> {
     fn judge(&mut self, head: &impl ResponseView, is_replayable: bool, edits: &mut Edits) -> Verdict {
         let grpc_status = head.header("grpc-status").and_then(number);
-        let outcome = TryOutcome::response(head);
-        self.wanted_retry = self.route.is_some_and(|route| route.retries.should_retry(&outcome));
-        if self.wanted_retry && self.may_retry && is_replayable {
-            return Verdict::Retry;
-        }
         let record = &mut self.plan.record;
+        let sign =
+            Sign::Answered { status: head.status(), grpc_status: grpc_status.filter(|_| record.is_grpc) };
+        self.bound.report(self.shard, self.tries.endpoint, sign);
+        self.tries.permit = None;
+        let outcome = TryOutcome::response(head);
+        if is_replayable && self.route.is_some_and(|route| route.retries.should_retry(&outcome)) {
+            match self.tries.take_retry(self.bound, self.shard) {
+                Ok(()) => return Verdict::Retry,
+                Err(why) => record.flags.insert(why),
+            }
+        }
         record.status = head.status();
         record.grpc_status = grpc_status;
         record.details = "via_upstream";

@@ -29,6 +29,7 @@ mod local;
 pub mod metrics;
 mod opaque;
 mod outlet;
+mod outlier;
 pub mod pool;
 mod proxy;
 mod record;
@@ -38,4 +39,5 @@ mod tunnel;
 mod worker;
 
 pub use connection::ConnectionRow;
+pub use outlier::OutlierRow;
 pub use proxy::{InletHandle, Proxy, Settings};

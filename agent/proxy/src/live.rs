@@ -14,8 +14,8 @@ use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -23,7 +23,8 @@ use h2::client::SendRequest;
 use socket2::{Domain, TcpKeepalive};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::oneshot;
-use undermesh_core::policy::ConnectionPool;
+use undermesh_core::policy::{ConnectionPool, RetryBudget};
+use undermesh_core::retry_budget::Window;
 
 use crate::http2;
 use crate::inlet::Sockets;
@@ -37,6 +38,21 @@ pub(crate) struct Gauges {
     pub pending: AtomicU32,
     pub requests: AtomicU32,
     pub retries: AtomicU32,
+    /// Requests that wait before a retry: they count among `requests` and are at no endpoint.
+    pub backing_off: AtomicU32,
+    /// Requests of `retryBudget.budgetInterval`, if a budget asks for it.
+    window: Mutex<Option<Arc<Window>>>,
+}
+
+impl Gauges {
+    /// Counts requests over the budget's interval, if it has one.
+    pub(crate) fn window(&self, budget: &RetryBudget, now: Instant) -> Option<Arc<Window>> {
+        let mut window = self.window.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if !window.as_ref().is_some_and(|window| window.is_of(budget.budget_interval)) {
+            *window = Window::new(budget.budget_interval, now).map(Arc::new);
+        }
+        window.clone()
+    }
 }
 
 /// One unit of a gauge, given back on drop.

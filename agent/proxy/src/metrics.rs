@@ -113,7 +113,12 @@ counters! {
     UpstreamReused "counter" "undermesh_upstream_reuses_total" "" "Requests that found a pooled connection.";
     UpstreamStale "counter" "undermesh_upstream_stale_total" "" "Pooled connections that the endpoint had closed when they were to be used.";
     Retries "counter" "undermesh_retries_total" "" "Attempts beyond the first.";
-    RetriesOverflowed "counter" "undermesh_retries_overflowed_total" "" "Retries not made because maxRetries was met.";
+    RetriesOverflowed "counter" "undermesh_retries_overflowed_total" "" "Retries not made because maxRetries or the retryBudget was met.";
+    EjectedGatewayErrors "counter" "undermesh_outlier_ejections_total" "cause=\"consecutive_gateway_failure\"" "Times that a client left an endpoint out for its failures.";
+    Ejected5xx "counter" "undermesh_outlier_ejections_total" "cause=\"consecutive_5xx\"" "Times that a client left an endpoint out for its failures.";
+    EjectedLocalOrigin "counter" "undermesh_outlier_ejections_total" "cause=\"consecutive_local_origin_failure\"" "Times that a client left an endpoint out for its failures.";
+    EjectionsPrevented "counter" "undermesh_outlier_ejections_prevented_total" "" "Ejections that maxEjectionPercent forbade.";
+    EjectionsActive "gauge" "undermesh_outlier_ejections_active" "" "Endpoints that are left out now, counted for each client.";
     OpaqueFailed "counter" "undermesh_tcp_failed_total" "" "Opaque connections that got no endpoint.";
     Malformed "counter" "undermesh_malformed_requests_total" "" "Bytes from clients that were no valid request.";
 }
@@ -150,6 +155,11 @@ impl Metrics {
         for (counter, value) in other.counters {
             *self.counters.entry(counter).or_default() += value;
         }
+    }
+
+    /// Sets what is not counted by the workers.
+    pub(crate) fn set(&mut self, counter: Counter, value: i64) {
+        self.counters.insert(counter as usize, value);
     }
 
     /// The value of `counter`.

@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use tokio::net::TcpStream;
 use undermesh_core::cluster::Availability;
+use undermesh_core::outlier::Sign;
 use undermesh_core::route::{TcpDecision, decide_tcp};
 
 use crate::access_log::{Entry, Note};
@@ -25,11 +26,13 @@ pub(crate) struct Early {
     bound: Option<Rc<Bound>>,
     endpoint: Option<usize>,
     io: Result<(TcpStream, Opened), ResponseFlags>,
+    /// What connecting told about the endpoint.
+    sign: Option<Sign>,
 }
 
 impl Early {
     fn failed(decision: TcpDecision, bound: Option<Rc<Bound>>, flags: ResponseFlags) -> Self {
-        Self { decision, bound, endpoint: None, io: Err(flags) }
+        Self { decision, bound, endpoint: None, io: Err(flags), sign: None }
     }
 
     /// The server's socket, if there is one.
@@ -85,11 +88,18 @@ pub(crate) async fn connect(
     else {
         return Early::failed(decision, Some(bound), ResponseFlags::NO_HEALTHY_UPSTREAM);
     };
-    let io = pool.tcp(&bound.cluster.policy.connection_pool).await.map_err(|error| match error {
+    let io = pool.tcp(&bound.cluster.policy.connection_pool).await;
+    let sign = match &io {
+        Ok(_) => Some(Sign::Opened),
+        Err(ConnectError::Failed(_)) => Some(Sign::Failed),
+        Err(ConnectError::TimedOut) => Some(Sign::TimedOut),
+        Err(ConnectError::Overflow) => None,
+    };
+    let io = io.map_err(|error| match error {
         ConnectError::Overflow => ResponseFlags::UPSTREAM_OVERFLOW,
         ConnectError::Failed(_) | ConnectError::TimedOut => ResponseFlags::UPSTREAM_CONNECTION_FAILURE,
     });
-    Early { decision, bound: Some(bound), endpoint: Some(endpoint), io }
+    Early { decision, bound: Some(bound), endpoint: Some(endpoint), io, sign }
 }
 
 /// Serves an opaque connection to its end.
@@ -112,6 +122,10 @@ pub(crate) async fn serve(
             connect(worker, caller, outlet, peer, server_name.as_deref()).await
         }
     };
+    // Not when it was made: a connection that HTTP is spoken on is judged by its answers.
+    if let Early { bound: Some(bound), endpoint: Some(endpoint), sign: Some(sign), .. } = &early {
+        bound.report(&worker.shard, *endpoint, *sign);
+    }
     let mut record = TcpRecord {
         worker,
         caller,

@@ -14,18 +14,22 @@ use std::collections::HashMap;
 use std::fmt::Write;
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use undermesh_core::balance;
 use undermesh_core::cluster::{Availability, Cluster, ClusterKey, Discovery, UpstreamProtocol, Workload};
+use undermesh_core::outlier::Sign;
 use undermesh_core::policy::Policy;
+use undermesh_core::retry_budget::Window;
 use undermesh_core::route::{HttpTable, RouteIndex, TcpTable};
 use undermesh_core::snapshot::{GatewayPort, Outbound, Snapshot};
 
 use crate::inlet::Caller;
 use crate::live::{EndpointPool, Gauges, Neighbour};
 use crate::metrics::{SeriesCache, Shard, escape};
+use crate::outlier::{OutlierRegistry, Watch};
 
 /// Where a connection of a client goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -36,22 +40,25 @@ pub(crate) enum Target {
     GatewayPort(u16),
 }
 
-/// Limits of all clients towards all clusters, counted across workers.
+/// What the workers share of all clients' live state towards all clusters: what limits are counted with, and ejections.
 #[derive(Default)]
-pub(crate) struct GaugeRegistry(Mutex<HashMap<GaugeKey, Arc<Gauges>>>);
+pub(crate) struct GaugeRegistry {
+    gauges: Mutex<HashMap<GaugeKey, Arc<Gauges>>>,
+    pub outliers: OutlierRegistry,
+}
 
 /// A client and a cluster.
 type GaugeKey = (Arc<str>, ClusterKey);
 
 impl GaugeRegistry {
     fn of(&self, caller: &Arc<str>, cluster: &ClusterKey) -> Arc<Gauges> {
-        let mut all = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut all = self.gauges.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         all.entry((caller.clone(), cluster.clone())).or_default().clone()
     }
 
     /// Forgets those that no worker holds.
     pub(crate) fn sweep(&self) {
-        let mut all = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut all = self.gauges.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         all.retain(|_, gauges| Arc::strong_count(gauges) > 1);
     }
 }
@@ -107,7 +114,17 @@ impl LocalCaller {
             (Discovery::OriginalDestination, Target::GatewayPort(_))
             | (Discovery::Dns(_) | Discovery::DynamicDns(_), _) => Vec::new(),
         };
-        let bound = Rc::new(Bound { cluster: cluster.clone(), neighbour, pools });
+        let watch = match &cluster.discovery {
+            // Where the client dialled the endpoint itself there is no other one to send it to.
+            Discovery::OriginalDestination => None,
+            _ => {
+                let addresses = pools.iter().map(|pool| pool.address);
+                self.registry.outliers.watch(&self.caller.id, cluster, outlet.generation, addresses)
+            }
+        };
+        let window = cluster.policy.retry_budget.as_ref();
+        let window = window.and_then(|budget| neighbour.gauges.window(budget, Instant::now()));
+        let bound = Rc::new(Bound { cluster: cluster.clone(), neighbour, pools, watch, window });
         outlet.bound.borrow_mut().push(bound.clone());
         bound
     }
@@ -247,6 +264,10 @@ pub(crate) struct Bound {
     pub neighbour: Rc<Neighbour>,
     /// In the order of the cluster's endpoints.
     pub pools: Vec<Rc<EndpointPool>>,
+    /// Outlier detection, where the cluster asks for it.
+    watch: Option<Watch>,
+    /// Where its retry budget looks back over an interval.
+    window: Option<Arc<Window>>,
 }
 
 impl Bound {
@@ -256,24 +277,50 @@ impl Bound {
             return (!self.pools.is_empty()).then_some(0);
         }
         let mut cursor = self.neighbour.cursor.get();
-        let picked = balance::pick(&self.cluster, &Picture { pools: &self.pools, tried }, &mut cursor, rng);
+        let picked = balance::pick(&self.cluster, &Picture { bound: self, tried }, &mut cursor, rng);
         self.neighbour.cursor.set(cursor);
         picked.ok().filter(|&index| index < self.pools.len())
+    }
+
+    /// A try has a connection; `now` is when.
+    pub(crate) fn begin_try(&self, now: Instant) {
+        if let Some(window) = &self.window {
+            window.count(now);
+        }
+    }
+
+    /// How many retries the cluster may have at once.
+    pub(crate) fn retry_limit(&self) -> u32 {
+        let policy = &self.cluster.policy;
+        let Some(budget) = &policy.retry_budget else { return policy.connection_pool.max_retries };
+        let gauges = &self.neighbour.gauges;
+        let in_progress = || {
+            let waiting = gauges.backing_off.load(Ordering::Relaxed);
+            u64::from(gauges.requests.load(Ordering::Relaxed).saturating_sub(waiting))
+        };
+        budget.allows(self.window.as_ref().map_or_else(in_progress, |window| window.requests(Instant::now())))
+    }
+
+    /// A try at `endpoint` told this.
+    pub(crate) fn report(&self, shard: &Shard, endpoint: usize, sign: Sign) {
+        if let (Some(watch), Some(pool)) = (&self.watch, self.pools.get(endpoint)) {
+            watch.report(shard, endpoint, pool.address, sign);
+        }
     }
 }
 
 struct Picture<'a> {
-    pools: &'a [Rc<EndpointPool>],
+    bound: &'a Bound,
     tried: &'a [usize],
 }
 
 impl balance::Live for Picture<'_> {
     fn active(&self, endpoint: usize) -> u32 {
-        self.pools.get(endpoint).map_or(0, |pool| pool.active.get())
+        self.bound.pools.get(endpoint).map_or(0, |pool| pool.active.get())
     }
 
-    fn is_available(&self, _endpoint: usize) -> bool {
-        true
+    fn is_available(&self, endpoint: usize) -> bool {
+        self.bound.watch.as_ref().is_none_or(|watch| watch.is_available(endpoint))
     }
 
     fn was_tried(&self, endpoint: usize) -> bool {

@@ -4,7 +4,7 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -14,8 +14,9 @@ use crate::access_log::{Format, Sink};
 use crate::connection::ConnectionRow;
 use crate::inlet::Inlet;
 use crate::listener::{Listening, PeerWorker};
-use crate::metrics::Metrics;
+use crate::metrics::{Counter, Metrics};
 use crate::outlet::GaugeRegistry;
+use crate::outlier::OutlierRow;
 use crate::worker::{self, Command, Shared, Worker};
 
 /// How a proxy is set up.
@@ -37,6 +38,7 @@ pub struct Proxy {
     threads: Vec<JoinHandle<()>>,
     draining: watch::Sender<bool>,
     next: AtomicUsize,
+    gauges: Arc<GaugeRegistry>,
 }
 
 /// An inlet that accepts connections until this is dropped. Connections it accepted live on.
@@ -72,9 +74,10 @@ impl Proxy {
                 (PeerWorker { commands, load: Arc::default() }, queue)
             })
             .unzip();
+        let gauges = Arc::new(GaugeRegistry::default());
         let shared = Arc::new(Shared {
             snapshot,
-            gauges: Arc::new(GaugeRegistry::default()),
+            gauges: gauges.clone(),
             settings,
             draining: is_draining,
             // Workers know one another, so a queue never closes by itself: they end by `draining`.
@@ -94,7 +97,7 @@ impl Proxy {
                 Ok(thread)
             })
             .collect::<io::Result<_>>()?;
-        Ok(Self { peers, threads, draining, next: AtomicUsize::new(0) })
+        Ok(Self { peers, threads, draining, next: AtomicUsize::new(0), gauges })
     }
 
     /// Accepts connections of `inlet` until the handle is dropped.
@@ -113,6 +116,7 @@ impl Proxy {
 
     /// Forgets a client that is gone: its connections and pools are closed.
     pub fn forget(&self, caller: &Arc<str>) {
+        self.gauges.outliers.forget(caller);
         for peer in &self.peers {
             // A worker that has ended has forgotten everything.
             let _ = peer.commands.send(Command::Forget(caller.clone()));
@@ -127,6 +131,8 @@ impl Proxy {
                 sum.add(metrics);
             }
         }
+        let ejected = self.outliers().len();
+        sum.set(Counter::EjectionsActive, i64::try_from(ejected).unwrap_or(i64::MAX));
         sum
     }
 
@@ -138,6 +144,11 @@ impl Proxy {
         }
         rows.sort_by_key(|row| std::cmp::Reverse(row.age));
         rows
+    }
+
+    /// The endpoints that clients leave out at present.
+    pub fn outliers(&self) -> Vec<OutlierRow> {
+        self.gauges.outliers.rows(Instant::now())
     }
 
     fn ask<T>(&self, command: impl Fn(oneshot::Sender<T>) -> Command) -> Vec<oneshot::Receiver<T>> {
@@ -154,8 +165,8 @@ impl Proxy {
     /// cut. Blocks; call it from a thread that may.
     pub fn drain(mut self, limit: Duration) {
         self.draining.send_replace(true);
-        let until = std::time::Instant::now() + limit;
-        while self.threads.iter().any(|thread| !thread.is_finished()) && std::time::Instant::now() < until {
+        let until = Instant::now() + limit;
+        while self.threads.iter().any(|thread| !thread.is_finished()) && Instant::now() < until {
             std::thread::sleep(Duration::from_millis(10));
         }
         self.threads.retain(|thread| !thread.is_finished());

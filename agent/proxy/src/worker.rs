@@ -220,6 +220,9 @@ pub(crate) async fn run(worker: Rc<Worker>, mut commands: mpsc::UnboundedReceive
             },
             _ = housekeeping.tick() => {
                 worker.log.flush();
+                if worker.index == 0 {
+                    worker.shared.gauges.outliers.sweep(Instant::now());
+                }
                 round = round.wrapping_add(1);
                 if round.is_multiple_of(SWEEP_ROUNDS) {
                     worker.sweep();

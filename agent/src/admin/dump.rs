@@ -9,6 +9,7 @@ use undermesh_core::diagnostic::Severity;
 use undermesh_core::explain;
 use undermesh_core::route::{Action, HttpTable, Route};
 use undermesh_core::snapshot::{ServiceKind, Snapshot};
+use undermesh_proxy::OutlierRow;
 use undermesh_proxy::metrics::Counter;
 use undermesh_redirect::inspect::Inspection;
 
@@ -110,16 +111,30 @@ pub(super) fn services(state: &State) -> Value {
 /// `undermesh endpoints`
 pub(super) fn endpoints(state: &State) -> Value {
     let snapshot = state.published.snapshot.load();
+    let outliers = state.proxy.outliers();
     let mut rows = Vec::new();
     for service in snapshot.services() {
         for port in &service.ports {
             for endpoint in port.endpoints.iter() {
+                let ejections: Vec<_> = outliers
+                    .iter()
+                    .filter(|row| row.cluster.port == port.number && row.address == endpoint.address)
+                    .filter(|row| row.cluster.host == service.host)
+                    .collect();
                 rows.push(json!({
                     "host": &*service.host,
                     "port": port.number,
                     "id": &*endpoint.id,
                     "address": endpoint.address,
                     "state": "ready",
+                    "health": health(&ejections),
+                    "ejections": ejections.iter().map(|row| json!({
+                        "source": &*row.source,
+                        "subset": &*row.cluster.subset,
+                        "cause": row.cause.as_str(),
+                        "seconds_left": row.left.as_secs_f64().round(),
+                        "count": row.ejections,
+                    })).collect::<Vec<_>>(),
                     "labels": &*endpoint.labels,
                     "locality": &*endpoint.locality,
                     "weight": endpoint.weight,
@@ -138,6 +153,21 @@ pub(super) fn endpoints(state: &State) -> Value {
         }
     }
     rows.into()
+}
+
+/// Who leaves an endpoint out at present, and for how long.
+fn health(ejections: &[&OutlierRow]) -> String {
+    if ejections.is_empty() {
+        return "healthy".to_owned();
+    }
+    let one = |row: &&OutlierRow| {
+        let subset = match &*row.cluster.subset {
+            "" => String::new(),
+            subset => format!(" in {subset}"),
+        };
+        format!("{}{subset} for {:.0}s more (#{})", row.source, row.left.as_secs_f64(), row.ejections)
+    };
+    format!("ejected by {}", ejections.iter().map(one).collect::<Vec<_>>().join(", "))
 }
 
 /// `undermesh routes [--pod] [--host]`

@@ -88,6 +88,7 @@ const ENDPOINTS: &[Column] = &[
     ("ENDPOINT", "id"),
     ("ADDRESS", "address"),
     ("STATE", "state"),
+    ("HEALTH", "health"),
     ("LABELS", "labels"),
 ];
 const CONNECTIONS: &[Column] = &[

@@ -80,10 +80,12 @@ fn what_is_written_and_not_enforced_is_said() {
         ("DestinationRule", policy(json!({"loadBalancer": {"simple": "ROUND_ROBIN"}})), vec![]),
         (
             "DestinationRule",
-            policy(json!({"outlierDetection": {}, "loadBalancer": {"localityLbSetting": {"enabled": true}}})),
+            policy(
+                json!({"outlierDetection": {"consecutiveErrors": 1, "interval": "1s"}, "loadBalancer": {"localityLbSetting": {"enabled": true}}}),
+            ),
             vec![
                 warning("spec.trafficPolicy.loadBalancer.localityLbSetting"),
-                warning("spec.trafficPolicy.outlierDetection"),
+                warning("spec.trafficPolicy.outlierDetection.consecutiveErrors"),
             ],
         ),
         ("DestinationRule", policy(json!({"tls": {"mode": "DISABLE"}})), vec![]),

@@ -41,7 +41,12 @@ fn each_sign_counts_where_envoy_counts_it() {
     let plain = OutlierDetection { consecutive_5xx: 3, consecutive_gateway_errors: 2, ..settings() };
     let split =
         OutlierDetection { split_local_origin: true, consecutive_local_origin_failures: 4, ..plain.clone() };
-    let codes = OutlierDetection { error_codes: Arc::from([429, 503]), ..plain.clone() };
+    let codes = OutlierDetection {
+        error_codes: Arc::from([429, 503]),
+        consecutive_5xx: 3,
+        consecutive_gateway_errors: 2,
+        ..settings()
+    };
     for (name, settings, sign, want) in [
         ("a gateway error", &plain, status(502), Some((2, GatewayErrors))),
         ("a gateway error", &plain, status(504), Some((2, GatewayErrors))),
@@ -83,7 +88,7 @@ fn only_an_unbroken_row_counts() {
     let three = OutlierDetection { consecutive_5xx: 3, consecutive_gateway_errors: 3, ..settings() };
     let split =
         OutlierDetection { split_local_origin: true, consecutive_local_origin_failures: 3, ..three.clone() };
-    let codes = OutlierDetection { error_codes: Arc::from([500]), ..three.clone() };
+    let codes = OutlierDetection { error_codes: Arc::from([500]), consecutive_5xx: 3, ..settings() };
     let (bad, failed) = (status(500), Sign::Failed);
     for (name, settings, signs, ejects) in [
         ("success ends it", &three, [bad, bad, status(200), bad, bad], false),
@@ -120,10 +125,10 @@ fn address(index: usize) -> SocketAddr {
 }
 
 impl Cluster {
-    fn new(settings: OutlierDetection, size: usize) -> Self {
+    fn new(settings: &OutlierDetection, size: usize) -> Self {
         let now = Instant::now();
         let mut detector = Detector::new(settings.clone(), now);
-        let members = detector.join(&settings, 1, (0..size).map(address), now);
+        let members = detector.join(settings, 1, (0..size).map(address), now);
         Self { detector, members, now }
     }
 
@@ -168,7 +173,7 @@ fn the_share_that_may_be_out_is_checked_before_with_the_new_one_in_it() {
         (3, 34, 1),
     ] {
         let mut cluster =
-            Cluster::new(OutlierDetection { max_ejection_percent: percent, ..settings() }, size);
+            Cluster::new(&OutlierDetection { max_ejection_percent: percent, ..settings() }, size);
         for index in 0..size {
             cluster.fail(index);
         }
@@ -179,7 +184,7 @@ fn the_share_that_may_be_out_is_checked_before_with_the_new_one_in_it() {
 #[test]
 fn one_that_may_not_be_ejected_has_to_fail_as_often_again() {
     let one = OutlierDetection { consecutive_5xx: 2, max_ejection_percent: 10, ..settings() };
-    let mut cluster = Cluster::new(one.clone(), 2);
+    let mut cluster = Cluster::new(&one, 2);
     let record = |cluster: &Cluster| cluster.members[0].record(&one, status(500)).count();
     assert_eq!((record(&cluster), record(&cluster)), (0, 1));
     assert_eq!(cluster.fail(0), Verdict::TooMany);
@@ -188,7 +193,7 @@ fn one_that_may_not_be_ejected_has_to_fail_as_often_again() {
 
 #[test]
 fn each_ejection_is_longer_by_the_base_up_to_five_minutes_and_good_intervals_make_up_for_them() {
-    let mut cluster = Cluster::new(settings(), 1);
+    let mut cluster = Cluster::new(&settings(), 1);
     let mut lengths = Vec::new();
     for _ in 0..12 {
         match cluster.fail(0) {
@@ -206,7 +211,7 @@ fn each_ejection_is_longer_by_the_base_up_to_five_minutes_and_good_intervals_mak
 #[test]
 fn a_base_beyond_five_minutes_is_its_own_cap() {
     let mut cluster =
-        Cluster::new(OutlierDetection { base_ejection_time: Duration::from_secs(400), ..settings() }, 1);
+        Cluster::new(&OutlierDetection { base_ejection_time: Duration::from_secs(400), ..settings() }, 1);
     for _ in 0..3 {
         assert!(matches!(cluster.fail(0), Verdict::Ejected { length, .. } if length.as_secs() == 400));
         cluster.back_after(0);
@@ -216,7 +221,7 @@ fn a_base_beyond_five_minutes_is_its_own_cap() {
 #[test]
 fn a_sweep_of_the_interval_lets_endpoints_in_and_nothing_in_between_does() {
     let mut cluster =
-        Cluster::new(OutlierDetection { base_ejection_time: Duration::from_secs(12), ..settings() }, 2);
+        Cluster::new(&OutlierDetection { base_ejection_time: Duration::from_secs(12), ..settings() }, 2);
     cluster.pass(3);
     assert_eq!(cluster.fail(0), Verdict::Ejected { length: Duration::from_secs(12), ejections: 1 });
     assert_eq!(cluster.fail(0), Verdict::Nothing, "it is out");
@@ -230,7 +235,7 @@ fn a_sweep_of_the_interval_lets_endpoints_in_and_nothing_in_between_does() {
 #[test]
 fn one_that_returns_starts_with_clean_rows() {
     let two = OutlierDetection { consecutive_5xx: 2, consecutive_gateway_errors: 3, ..settings() };
-    let mut cluster = Cluster::new(two.clone(), 1);
+    let mut cluster = Cluster::new(&two, 1);
     let record = |cluster: &Cluster| cluster.members[0].record(&two, status(503)).next();
     record(&cluster);
     assert_eq!(record(&cluster), Some(Cause::Consecutive5xx));
@@ -241,7 +246,7 @@ fn one_that_returns_starts_with_clean_rows() {
 
 #[test]
 fn a_new_generation_keeps_the_history_of_those_that_stay_and_forgets_those_that_left() {
-    let mut cluster = Cluster::new(settings(), 3);
+    let mut cluster = Cluster::new(&settings(), 3);
     cluster.fail(0);
     cluster.fail(1);
     let members = cluster.detector.join(&settings(), 2, [address(0), address(2)].into_iter(), cluster.now);
@@ -254,7 +259,7 @@ fn a_new_generation_keeps_the_history_of_those_that_stay_and_forgets_those_that_
 
 #[test]
 fn new_settings_apply_at_once_and_old_ones_do_not_come_back() {
-    let mut cluster = Cluster::new(settings(), 1);
+    let mut cluster = Cluster::new(&settings(), 1);
     for _ in 0..4 {
         assert_eq!(cluster.members[0].record(&settings(), status(500)).count(), 0);
     }
@@ -270,7 +275,7 @@ fn new_settings_apply_at_once_and_old_ones_do_not_come_back() {
 
 #[test]
 fn history_fades() {
-    let mut cluster = Cluster::new(settings(), 1);
+    let mut cluster = Cluster::new(&settings(), 1);
     assert!(!cluster.detector.has_history());
     cluster.fail(0);
     assert!(cluster.detector.has_history());

@@ -12,6 +12,7 @@
 mod failures;
 mod limits;
 mod opaque;
+mod outlier;
 mod policy;
 mod routing;
 mod world;
