@@ -15,6 +15,7 @@ use crate::api::mesh_config::MeshConfig;
 use crate::api::meta::Kinded;
 use crate::api::origin::{push_index, push_key};
 use crate::api::schema::Schema;
+use crate::api::security::{AuthorizationPolicy, PeerAuthentication, RequestAuthentication};
 use crate::api::service_entry::{ServiceEntry, WorkloadEntry};
 use crate::api::sidecar::Sidecar;
 use crate::api::virtual_service::VirtualService;
@@ -45,6 +46,13 @@ pub(crate) struct Uncovered {
 pub(crate) fn uncovered(kind: &str, value: &Value, schema: &Schema) -> Vec<Uncovered> {
     let mut walk = Walk { kind, pattern: String::new(), path: String::new(), found: Vec::new() };
     walk.value(value, schema);
+    // The answer for the object as such is said once, and not beside a graver one about a field.
+    let whole = table::of_kind(kind);
+    walk.found.retain(|one| one.coverage != whole);
+    let is_refused = walk.found.iter().any(|one| matches!(one.coverage, Coverage::Refused(_)));
+    if whole != Coverage::Enforced && !is_refused {
+        walk.found.insert(0, Uncovered { path: String::new(), coverage: whole });
+    }
     walk.found
 }
 
@@ -124,6 +132,11 @@ fn is_default(value: &Value) -> bool {
     }
 }
 
+/// What we do about objects of a kind as such, whatever is in them.
+pub fn of_kind(kind: &str) -> Coverage {
+    table::of_kind(kind)
+}
+
 /// What we do about the field at `pattern` (`http[].mirror`), whatever its value. `None`: no such field.
 pub fn of_field(kind: &str, pattern: &str) -> Option<Coverage> {
     table::of_field(kind, pattern)
@@ -134,7 +147,7 @@ fn of_value(kind: &str, pattern: &str, value: &Value) -> Option<Coverage> {
 }
 
 /// The kinds, with the fields of each.
-fn kinds() -> [(&'static str, Schema); 7] {
+fn kinds() -> [(&'static str, Schema); 10] {
     [
         (VirtualService::KIND, Schema::of::<VirtualService>()),
         (DestinationRule::KIND, Schema::of::<DestinationRule>()),
@@ -142,6 +155,9 @@ fn kinds() -> [(&'static str, Schema); 7] {
         (ServiceEntry::KIND, Schema::of::<ServiceEntry>()),
         (WorkloadEntry::KIND, Schema::of::<WorkloadEntry>()),
         (Sidecar::KIND, Schema::of::<Sidecar>()),
+        (AuthorizationPolicy::KIND, Schema::of::<AuthorizationPolicy>()),
+        (PeerAuthentication::KIND, Schema::of::<PeerAuthentication>()),
+        (RequestAuthentication::KIND, Schema::of::<RequestAuthentication>()),
         (MESH_CONFIG, Schema::of::<MeshConfig>()),
     ]
 }

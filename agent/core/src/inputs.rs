@@ -17,6 +17,7 @@ use crate::api::destination_rule::DestinationRule;
 use crate::api::gateway::Gateway;
 use crate::api::mesh_config::MeshConfig;
 use crate::api::meta::{Key, Resource};
+use crate::api::security::{AuthorizationPolicy, PeerAuthentication, RequestAuthentication};
 use crate::api::service_entry::{ServiceEntry, WorkloadEntry};
 use crate::api::sidecar::Sidecar;
 use crate::api::virtual_service::VirtualService;
@@ -42,6 +43,12 @@ pub struct Inputs {
     pub workload_entries: Objects<WorkloadEntry>,
     /// Sidecars.
     pub sidecars: Objects<Sidecar>,
+    /// AuthorizationPolicies. Nothing acts on them, nor on the two kinds below; `check` fails because of those that restrict.
+    pub authorization_policies: Objects<AuthorizationPolicy>,
+    /// PeerAuthentications.
+    pub peer_authentications: Objects<PeerAuthentication>,
+    /// RequestAuthentications.
+    pub request_authentications: Objects<RequestAuthentication>,
     /// Services.
     pub services: Objects<Service>,
     /// EndpointSlices.
@@ -70,6 +77,9 @@ impl Inputs {
             Object::ServiceEntry(object) => insert(&mut self.service_entries, object),
             Object::WorkloadEntry(object) => insert(&mut self.workload_entries, object),
             Object::Sidecar(object) => insert(&mut self.sidecars, object),
+            Object::AuthorizationPolicy(object) => insert(&mut self.authorization_policies, object),
+            Object::PeerAuthentication(object) => insert(&mut self.peer_authentications, object),
+            Object::RequestAuthentication(object) => insert(&mut self.request_authentications, object),
             Object::Service(object) => insert(&mut self.services, object),
             Object::EndpointSlice(object) => insert(&mut self.endpoint_slices, object),
             Object::Pod(object) => insert(&mut self.pods, object),

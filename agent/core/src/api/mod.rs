@@ -22,6 +22,7 @@ pub mod meta;
 pub mod names;
 pub mod origin;
 pub mod schema;
+pub mod security;
 pub mod service_entry;
 pub mod sidecar;
 pub mod spelling;
@@ -43,6 +44,7 @@ use gateway::Gateway;
 use mesh_config::MeshConfig;
 use meta::{Key, Kinded, ObjectMeta, Resource};
 use origin::Origin;
+use security::{AuthorizationPolicy, PeerAuthentication, RequestAuthentication};
 use service_entry::{ServiceEntry, WorkloadEntry};
 use sidecar::Sidecar;
 use virtual_service::VirtualService;
@@ -62,6 +64,12 @@ pub enum Object {
     WorkloadEntry(Arc<Resource<WorkloadEntry>>),
     /// Istio.
     Sidecar(Arc<Resource<Sidecar>>),
+    /// Istio.
+    AuthorizationPolicy(Arc<Resource<AuthorizationPolicy>>),
+    /// Istio.
+    PeerAuthentication(Arc<Resource<PeerAuthentication>>),
+    /// Istio.
+    RequestAuthentication(Arc<Resource<RequestAuthentication>>),
     /// Istio: ConfigMap `istio` in `istio-system`.
     MeshConfig(Arc<Resource<MeshConfig>>),
     /// Kubernetes.
@@ -86,6 +94,9 @@ macro_rules! each_kind {
             Object::ServiceEntry($resource) => $do,
             Object::WorkloadEntry($resource) => $do,
             Object::Sidecar($resource) => $do,
+            Object::AuthorizationPolicy($resource) => $do,
+            Object::PeerAuthentication($resource) => $do,
+            Object::RequestAuthentication($resource) => $do,
             Object::MeshConfig($resource) => $do,
             Object::Service($resource) => $do,
             Object::EndpointSlice($resource) => $do,

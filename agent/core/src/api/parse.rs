@@ -177,7 +177,7 @@ impl Reader {
         let value = Value::Object(object);
         match (group, version, kind.as_str()) {
             ("networking.istio.io", version, kind) => self.read_istio(kind, version, value),
-            ("security.istio.io", ..) => self.refuse_security(&kind, &value),
+            ("security.istio.io", version, kind) => self.read_security(kind, version, value),
             (group, ..) if group.ends_with("istio.io") || group == "gateway.networking.k8s.io" => {
                 let message = format!("{api_version} {kind} is not read: it has no effect here");
                 self.say(Severity::Warning, Code::UnknownKind, "kind", message, "");
@@ -252,15 +252,32 @@ impl Reader {
         }
     }
 
-    /// Access rules that nobody enforces are worse than none: refuse aloud, so that `check` fails.
-    fn refuse_security(&mut self, kind: &str, value: &Value) -> (Option<Identity>, Option<Object>) {
-        // A PeerAuthentication that does not ask for STRICT allows what happens anyway.
-        let harmless = kind == "PeerAuthentication" && !holds_text(value.get("spec"), "STRICT");
-        let (severity, code) =
-            if harmless { (Severity::Warning, Code::NotEnforced) } else { (Severity::Error, Code::Refused) };
-        let message = format!("{kind} is not enforced: traffic is not restricted by it");
-        self.say(severity, code, "", message, "");
-        (None, None)
+    /// Access rules that nobody enforces are worse than none: the coverage tables refuse them aloud, so that `check` fails.
+    fn read_security(
+        &mut self,
+        kind: &str,
+        version: &str,
+        value: Value,
+    ) -> (Option<Identity>, Option<Object>) {
+        const KINDS: [&str; 3] = ["AuthorizationPolicy", "PeerAuthentication", "RequestAuthentication"];
+        const VERSIONS: [&str; 2] = ["v1", "v1beta1"];
+        if !VERSIONS.contains(&version) {
+            let message = format!("security.istio.io has no version {version:?}");
+            let hint = format!("known versions: {}", VERSIONS.join(", "));
+            self.error(Code::UnsupportedApiVersion, "apiVersion", message, hint);
+        }
+        match kind {
+            "AuthorizationPolicy" => istio!(self, value, AuthorizationPolicy),
+            "PeerAuthentication" => istio!(self, value, PeerAuthentication),
+            "RequestAuthentication" => istio!(self, value, RequestAuthentication),
+            _ => {
+                let message = format!("security.istio.io has no kind {kind:?}");
+                let hint =
+                    nearest(kind, KINDS).map(|kind| format!("did you mean {kind:?}?")).unwrap_or_default();
+                self.error(Code::UnknownKind, "kind", message, hint);
+                (None, None)
+            }
+        }
     }
 
     /// The text at `field` of the object, or a diagnostic.
@@ -496,7 +513,11 @@ impl Reader {
     }
 
     fn say_uncovered(&mut self, root: &str, found: &Uncovered) {
-        let field = if root.is_empty() { found.path.clone() } else { format!("{root}.{}", found.path) };
+        let field = match (root.is_empty(), found.path.is_empty()) {
+            (true, _) => found.path.clone(),
+            (_, true) => root.to_owned(),
+            _ => format!("{root}.{}", found.path),
+        };
         match found.coverage {
             Coverage::Enforced => {}
             Coverage::Warned(why) => self.say(Severity::Warning, Code::NotEnforced, &field, why, ""),
@@ -542,15 +563,6 @@ impl Reader {
             message: message.into(),
             hint: hint.into(),
         });
-    }
-}
-
-fn holds_text(value: Option<&Value>, text: &str) -> bool {
-    match value {
-        Some(Value::String(have)) => have == text,
-        Some(Value::Array(items)) => items.iter().any(|item| holds_text(Some(item), text)),
-        Some(Value::Object(fields)) => fields.values().any(|field| holds_text(Some(field), text)),
-        _ => false,
     }
 }
 

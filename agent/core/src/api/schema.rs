@@ -240,6 +240,7 @@ mod tests {
     use crate::api::destination_rule::DestinationRule;
     use crate::api::gateway::Gateway;
     use crate::api::mesh_config::MeshConfig;
+    use crate::api::security::{AuthorizationPolicy, PeerAuthentication, RequestAuthentication};
     use crate::api::service_entry::{ServiceEntry, WorkloadEntry};
     use crate::api::sidecar::Sidecar;
     use crate::api::virtual_service::VirtualService;
@@ -259,6 +260,9 @@ mod tests {
         check::<ServiceEntry>(20);
         check::<WorkloadEntry>(7);
         check::<Sidecar>(30);
+        check::<AuthorizationPolicy>(40);
+        check::<PeerAuthentication>(6);
+        check::<RequestAuthentication>(25);
         check::<MeshConfig>(40);
     }
 

@@ -77,7 +77,7 @@ pub enum CaptureMode {
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct OutboundTrafficPolicy {
-    /// A Sidecar's default is the mesh's.
+    /// Absent in a Sidecar: `RegistryOnly`, protobuf's first.
     pub mode: Option<OutboundTrafficPolicyMode>,
     /// Never implemented in the open.
     pub egress_proxy: Option<Destination>,

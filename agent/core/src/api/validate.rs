@@ -4,9 +4,12 @@
 //! other objects are not looked at; `compile` does that. Where Istio refuses a whole route table because of one value that its
 //! admission lets through, `compile` refuses that one route (DESIGN D8).
 
+mod authentication;
+mod authorization;
 mod connection_pool;
 mod destination_rule;
 mod gateway;
+mod header_value;
 mod headers;
 mod http_match;
 mod http_route;
@@ -36,6 +39,9 @@ pub fn validate(object: &Object) -> Vec<Diagnostic> {
             service_entry::workload_entry(check, spec, None, true);
         }),
         Object::Sidecar(resource) => run(resource, "spec", sidecar::check),
+        Object::AuthorizationPolicy(resource) => run(resource, "spec", authorization::check),
+        Object::PeerAuthentication(resource) => run(resource, "spec", authentication::peer),
+        Object::RequestAuthentication(resource) => run(resource, "spec", authentication::request),
         Object::MeshConfig(resource) => run(resource, "", |check, mesh| {
             check.field("connectTimeout", |check| values::duration(check, mesh.connect_timeout));
             check.field("defaultHttpRetryPolicy", |check| {
@@ -147,6 +153,13 @@ impl Checker<'_> {
             message: message.into(),
             hint: String::new(),
         });
+    }
+
+    /// An error about the object's name, which is outside of the content.
+    fn error_at_name(&mut self, code: Code, message: impl Into<String>) {
+        let path = std::mem::replace(&mut self.path, "metadata.name".to_owned());
+        self.error(code, message);
+        self.path = path;
     }
 
     /// Adds advice to the last remark.

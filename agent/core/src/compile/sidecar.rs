@@ -16,7 +16,9 @@ pub(super) fn compile(inputs: &Inputs, state: &mut State, diagnostics: &mut Vec<
             port: listener.port.as_ref().and_then(|port| port_number(port.number)),
             hosts: listener.hosts.iter().filter_map(|host| EgressHost::parse(host, &own)).collect(),
         });
-        let mode = resource.spec.outbound_traffic_policy.as_ref().and_then(|policy| policy.mode);
+        // A policy without mode has protobuf's first, which is REGISTRY_ONLY.
+        let policy = resource.spec.outbound_traffic_policy.as_ref();
+        let mode = policy.map(|policy| policy.mode.unwrap_or(OutboundTrafficPolicyMode::RegistryOnly));
         let registry_only = mode.map(|mode| mode == OutboundTrafficPolicyMode::RegistryOnly);
         if registry_only == Some(true) {
             diagnostics.push(registry_only_limit(resource, "spec.outboundTrafficPolicy.mode"));

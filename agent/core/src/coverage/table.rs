@@ -7,6 +7,8 @@ use super::MESH_CONFIG;
 
 /// Answers of one kind: fields of which each is enforced itself, and fields that are not, with all below them.
 struct Table {
+    /// The answer for objects as such, also for one without any field.
+    whole: Coverage,
     enforced: &'static [&'static str],
     others: &'static [(&'static str, Coverage)],
     /// Answers for single values of an enforced field.
@@ -22,6 +24,7 @@ const SERVER_TLS: Coverage = Warned("TLS servers are not served yet: nothing lis
 const MIRROR: Coverage = Warned("requests are not mirrored yet");
 
 const VIRTUAL_SERVICE: Table = Table {
+    whole: Enforced,
     enforced: &[
         "hosts",
         "gateways",
@@ -169,6 +172,7 @@ const VIRTUAL_SERVICE: Table = Table {
 const CLAIMS: &str = "@request.auth.claims";
 
 const DESTINATION_RULE: Table = Table {
+    whole: Enforced,
     enforced: &[
         "host",
         "exportTo",
@@ -260,6 +264,7 @@ const DESTINATION_RULE: Table = Table {
 };
 
 const GATEWAY: Table = Table {
+    whole: Enforced,
     enforced: &[
         "selector",
         "servers",
@@ -297,6 +302,7 @@ const GATEWAY: Table = Table {
 };
 
 const SERVICE_ENTRY: Table = Table {
+    whole: Enforced,
     enforced: &[
         "hosts",
         "addresses",
@@ -324,6 +330,7 @@ const SERVICE_ENTRY: Table = Table {
 };
 
 const WORKLOAD_ENTRY: Table = Table {
+    whole: Enforced,
     enforced: &["address", "ports", "labels", "weight"],
     others: &[
         ("network", Warned("all endpoints are taken to be reachable directly")),
@@ -334,6 +341,7 @@ const WORKLOAD_ENTRY: Table = Table {
 };
 
 const SIDECAR: Table = Table {
+    whole: Enforced,
     enforced: &[
         "workloadSelector",
         "workloadSelector.labels",
@@ -361,6 +369,7 @@ const SIDECAR: Table = Table {
 };
 
 const MESH: Table = Table {
+    whole: Enforced,
     enforced: &[
         "rootNamespace",
         "outboundTrafficPolicy",
@@ -397,6 +406,55 @@ const MESH: Table = Table {
     )],
 };
 
+/// Those that are let in and not enforced: `check` fails, so that nobody relies on them.
+const AUTHORIZATION: Coverage = Refused("not enforced yet: traffic is not restricted by it");
+const TOKENS: Coverage = Refused("tokens are not verified yet: requests are not restricted by it");
+const PERMISSIVE: Coverage =
+    Warned("mutual TLS is not spoken yet: traffic is in clear text, which this allows");
+
+const AUTHORIZATION_POLICY: Table = Table {
+    whole: AUTHORIZATION,
+    enforced: &[],
+    others: &[
+        ("selector", AUTHORIZATION),
+        ("targetRef", AUTHORIZATION),
+        ("targetRefs", AUTHORIZATION),
+        ("rules", AUTHORIZATION),
+        ("action", AUTHORIZATION),
+        ("provider", AUTHORIZATION),
+    ],
+    values: &[],
+};
+
+const STRICT: Coverage =
+    Refused("mutual TLS is not spoken yet: traffic is in clear text, and nothing is turned away");
+
+const PEER_AUTHENTICATION: Table = Table {
+    whole: Enforced,
+    enforced: &[
+        "selector",
+        "selector.matchLabels",
+        "mtls",
+        "mtls.mode",
+        "portLevelMtls",
+        "portLevelMtls{}.mode",
+    ],
+    others: &[],
+    values: &[
+        ("mtls.mode", &["STRICT"], STRICT),
+        ("mtls.mode", &["PERMISSIVE"], PERMISSIVE),
+        ("portLevelMtls{}.mode", &["STRICT"], STRICT),
+        ("portLevelMtls{}.mode", &["PERMISSIVE"], PERMISSIVE),
+    ],
+};
+
+const REQUEST_AUTHENTICATION: Table = Table {
+    whole: TOKENS,
+    enforced: &[],
+    others: &[("selector", TOKENS), ("targetRef", TOKENS), ("targetRefs", TOKENS), ("jwtRules", TOKENS)],
+    values: &[],
+};
+
 fn table(kind: &str) -> Option<&'static Table> {
     Some(match kind {
         "VirtualService" => &VIRTUAL_SERVICE,
@@ -405,6 +463,9 @@ fn table(kind: &str) -> Option<&'static Table> {
         "ServiceEntry" => &SERVICE_ENTRY,
         "WorkloadEntry" => &WORKLOAD_ENTRY,
         "Sidecar" => &SIDECAR,
+        "AuthorizationPolicy" => &AUTHORIZATION_POLICY,
+        "PeerAuthentication" => &PEER_AUTHENTICATION,
+        "RequestAuthentication" => &REQUEST_AUTHENTICATION,
         MESH_CONFIG => &MESH,
         _ => return None,
     })
@@ -432,6 +493,10 @@ fn canonical<'a>(kind: &'a str, pattern: &str) -> (&'a str, String) {
         kind = to_kind;
     }
     (kind, pattern)
+}
+
+pub(super) fn of_kind(kind: &str) -> Coverage {
+    table(kind).map_or(Enforced, |table| table.whole)
 }
 
 pub(super) fn of_field(kind: &str, pattern: &str) -> Option<Coverage> {

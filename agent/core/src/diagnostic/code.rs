@@ -87,6 +87,7 @@ codes! {
     InvalidSidecar "UM0235" "A Sidecar's listeners contradict one another or are incomplete."
     InvalidTunnel "UM0236" "Tunnel settings are incomplete or exclude another block."
     InvalidSelector "UM0237" "A selector is malformed or not allowed here."
+    InvalidPolicy "UM0238" "An access policy is incomplete, contradicts itself or has values that cannot be."
 
     Unreachable "UM0301" "A rule can never apply, as earlier ones take all of its requests."
     OverlappingMatch "UM0302" "A condition is covered by an earlier one of the same rule."

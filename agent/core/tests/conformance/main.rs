@@ -38,7 +38,6 @@ const NOT_YET: &[(&str, &str)] = &[
     ("locality-distribute", "locality is not enforced yet"),
     ("locality-failover-priority-labels", "locality is not enforced yet"),
     ("locality-traffic-distribution-same-node", "locality is not enforced yet"),
-    ("mtls-disable", "mutual TLS is not enforced yet"),
     ("port-level-replaces-not-merges", "consistent hashing is not enforced yet"),
     ("se-proxy-protocol-upstream", "the PROXY protocol is not sent yet"),
     ("self-call-via-service", "a pod's own loopback never leaves the kernel, so there is nothing to decide"),

@@ -41,16 +41,18 @@ fn http(check: &mut Checker<'_>, http: &HttpSettings) {
     );
     non_negative(check, "maxRetries", http.max_retries, "max retries");
     non_negative(check, "maxConcurrentStreams", http.max_concurrent_streams, "max concurrent streams");
-    idle_timeout(check, http.idle_timeout);
+    check.field("idleTimeout", |check| values::duration(check, http.idle_timeout));
     if http.h2_upgrade_policy == H2UpgradePolicy::Upgrade && http.use_client_protocol {
         let message = "use client protocol must not be true when H2UpgradePolicy is UPGRADE";
         check.error_at("useClientProtocol", Code::InvalidConnectionPool, message);
     }
     if let Some(keep_alive) = &http.http2_keep_alive {
         check.field("http2KeepAlive", |check| {
-            if keep_alive.interval.is_none() || keep_alive.timeout.is_none() {
-                let message = "http2 keepalive must have both interval and timeout";
-                check.error(Code::InvalidConnectionPool, message);
+            for (name, value) in [("interval", keep_alive.interval), ("timeout", keep_alive.timeout)] {
+                if value.is_none() {
+                    let message = format!("http2 keepalive {name} is required");
+                    check.error(Code::InvalidConnectionPool, message);
+                }
             }
             check.field("interval", |check| values::duration(check, keep_alive.interval));
             check.field("timeout", |check| values::duration(check, keep_alive.timeout));
@@ -62,18 +64,14 @@ fn tcp(check: &mut Checker<'_>, tcp: &TcpSettings) {
     non_negative(check, "maxConnections", tcp.max_connections, "max connections");
     check.field("connectTimeout", |check| values::duration(check, tcp.connect_timeout));
     check.field("maxConnectionDuration", |check| values::duration(check, tcp.max_connection_duration));
-    idle_timeout(check, tcp.idle_timeout);
+    // Below 1 ms counts as 0, which switches it off. Over HTTP there is no such exception.
+    check.field("idleTimeout", |check| {
+        values::duration(check, tcp.idle_timeout.filter(|timeout| timeout.get().as_millis() > 0));
+    });
     if let Some(keepalive) = &tcp.tcp_keepalive {
         check.field("tcpKeepalive.time", |check| values::duration(check, keepalive.time));
         check.field("tcpKeepalive.interval", |check| values::duration(check, keepalive.interval));
     }
-}
-
-/// 0 s switches it off.
-fn idle_timeout(check: &mut Checker<'_>, timeout: Option<crate::api::duration::Duration>) {
-    check.field("idleTimeout", |check| {
-        values::duration(check, timeout.filter(|timeout| !timeout.get().is_zero()));
-    });
 }
 
 pub(super) fn retry_budget(check: &mut Checker<'_>, budget: Option<&RetryBudget>) {

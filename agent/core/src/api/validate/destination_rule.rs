@@ -9,8 +9,8 @@ use crate::diagnostic::Code;
 
 pub(super) fn check(check: &mut Checker<'_>, rule: &DestinationRule) {
     check.field("host", |check| match values::wildcard_domain_error(&rule.host) {
-        Some(error) if !values::is_ip(&rule.host) => check.error(Code::InvalidHost, error),
-        _ => values::warn_partial_wildcard(check, &rule.host),
+        Some(error) => check.error(Code::InvalidHost, error),
+        None => values::warn_partial_wildcard(check, &rule.host),
     });
     check.field("trafficPolicy", |check| traffic_policy(check, rule.traffic_policy.as_ref()));
     let mut names: Vec<&str> = Vec::new();
@@ -29,7 +29,11 @@ pub(super) fn check(check: &mut Checker<'_>, rule: &DestinationRule) {
             check.field("trafficPolicy", |check| traffic_policy(check, subset.traffic_policy.as_ref()));
         });
     }
-    values::export_to(check, &rule.export_to, rule.workload_selector.is_some());
+    let use_of = match rule.workload_selector {
+        Some(_) => values::ExportUse::OwnNamespaceOnly,
+        None => values::ExportUse::Rules,
+    };
+    values::export_to(check, &rule.export_to, use_of);
     if let Some(selector) = &rule.workload_selector {
         check.field("workloadSelector.matchLabels", |check| values::selector(check, &selector.match_labels));
     }
@@ -58,7 +62,12 @@ pub(super) fn traffic_policy(check: &mut Checker<'_>, policy: Option<&TrafficPol
 fn port_policy(check: &mut Checker<'_>, policy: &PortTrafficPolicy) {
     match &policy.port {
         None => check.error(Code::InvalidPort, "portTrafficPolicy must have valid port"),
-        Some(port) => check.field("port.number", |check| values::port(check, port.number)),
+        // Istio lets any number in; these are of no port.
+        Some(port) => check.field("port.number", |check| {
+            if let Some(message) = values::port_error(port.number) {
+                check.warn(Code::NoEffect, message);
+            }
+        }),
     }
     let without_port = PortTrafficPolicy { port: None, ..policy.clone() };
     if without_port == PortTrafficPolicy::default() {

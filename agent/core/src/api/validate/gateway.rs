@@ -4,11 +4,16 @@ use std::net::IpAddr;
 
 use super::{Checker, values};
 use crate::api::gateway::{Gateway, Port, Server, ServerTlsMode, ServerTlsSettings, TlsProtocol};
-use crate::api::names::is_dns_label;
+use crate::api::names::{is_dns_label, is_host_label};
 use crate::diagnostic::Code;
 use crate::inventory::Protocol;
 
 pub(super) fn check(check: &mut Checker<'_>, gateway: &Gateway) {
+    if !is_host_label(&check.meta.name) {
+        let message = format!("invalid gateway name: {:?}", check.meta.name);
+        check.error_at_name(Code::InvalidName, message);
+        check.hint("a Gateway's name is one DNS label, without dots");
+    }
     if gateway.servers.is_empty() {
         check.error(Code::InvalidServer, "gateway must have at least one server");
     }
@@ -123,10 +128,15 @@ pub(super) fn namespaced_host(check: &mut Checker<'_>, text: &str, place: HostUs
                 let message = "config namespace and dnsName in host entry cannot be empty";
                 return check.error(Code::InvalidHost, message);
             }
-            let is_special =
-                matches!(namespace, "*" | ".") || (namespace == "~" && place == HostUse::Sidecar);
-            if !is_special && !is_dns_label(namespace) {
-                check.error(Code::InvalidHost, format!("invalid namespace value {namespace:?} in host"));
+            let (wanted, kind) = match place {
+                HostUse::Gateway => (namespace, "gateway"),
+                // `~prod/host`: not these of prod's.
+                HostUse::Sidecar => (namespace.strip_prefix('~').unwrap_or(namespace), "sidecar"),
+            };
+            let is_special = matches!(wanted, "*" | ".") || (wanted.is_empty() && place == HostUse::Sidecar);
+            if !is_special && !is_dns_label(wanted) {
+                let message = format!("invalid namespace value {namespace:?} in {kind}");
+                check.error(Code::InvalidHost, message);
             }
             host
         }
@@ -139,18 +149,19 @@ pub(super) fn namespaced_host(check: &mut Checker<'_>, text: &str, place: HostUs
     } else if host != "*" && !host.contains('.') {
         check.error(Code::InvalidHost, "short names (non FQDN) are not allowed");
         check.hint(format!("write the whole name, as in {host}.example.com"));
-    } else {
-        values::warn_partial_wildcard(check, host);
+    } else if values::is_partial_wildcard(host) {
+        check.error(Code::InvalidHost, format!("partial wildcard {host:?} not allowed"));
+        check.hint("a wildcard is the whole first label, as in *.example.com");
     }
 }
 
 /// Certificates of a listener (Istio: `validateTLSOptions`).
 pub(super) fn tls(check: &mut Checker<'_>, tls: &ServerTlsSettings) {
-    let has_paths = !tls.server_certificate.is_empty() || !tls.private_key.is_empty();
+    let has_pair = !tls.server_certificate.is_empty() && !tls.private_key.is_empty();
     let kinds = [
         !tls.credential_name.is_empty(),
         !tls.credential_names.is_empty(),
-        has_paths,
+        has_pair,
         !tls.tls_certificates.is_empty(),
     ];
     if kinds.iter().filter(|&&is_set| is_set).count() > 1 {
@@ -179,9 +190,10 @@ pub(super) fn tls(check: &mut Checker<'_>, tls: &ServerTlsSettings) {
         check.warn_at("minProtocolVersion", Code::InvalidTls, message);
     }
     if tls.max_protocol_version != TlsProtocol::Auto && tls.max_protocol_version < tls.min_protocol_version {
-        let message = "maxProtocolVersion is below minProtocolVersion";
-        check.error_at("maxProtocolVersion", Code::InvalidTls, message);
+        let message = "maxProtocolVersion is below minProtocolVersion: no client can connect";
+        check.warn_at("maxProtocolVersion", Code::InvalidTls, message);
     }
+    cipher_suites(check, &tls.cipher_suites);
     let has_credential = kinds[0] || kinds[1];
     match tls.mode {
         ServerTlsMode::IstioMutual => {
@@ -191,7 +203,7 @@ pub(super) fn tls(check: &mut Checker<'_>, tls: &ServerTlsSettings) {
                 ("caCertificates", "CA bundle", !tls.ca_certificates.is_empty()),
                 ("credentialName", "credentialName", !tls.credential_name.is_empty()),
                 ("credentialNames", "credentialNames", !tls.credential_names.is_empty()),
-                ("tlsCertificates", "certificates", !tls.tls_certificates.is_empty()),
+                ("tlsCertificates", "tlsCertificates", !tls.tls_certificates.is_empty()),
             ] {
                 if is_set {
                     let message = format!("ISTIO_MUTUAL TLS cannot have associated {words}");
@@ -200,32 +212,70 @@ pub(super) fn tls(check: &mut Checker<'_>, tls: &ServerTlsSettings) {
             }
         }
         ServerTlsMode::Passthrough | ServerTlsMode::AutoPassthrough => {
-            let has_ca = !tls.ca_certificates.is_empty() || !tls.ca_crl.is_empty();
-            if kinds.contains(&true) || has_ca {
-                check.warn(Code::NoEffect, "this mode does not use certificates, they will be ignored");
+            let is_set = [&tls.server_certificate, &tls.private_key, &tls.ca_certificates, &tls.ca_crl];
+            if kinds.contains(&true) || is_set.iter().any(|path| !path.is_empty()) {
+                let mode = match tls.mode {
+                    ServerTlsMode::AutoPassthrough => "AUTO_PASSTHROUGH",
+                    _ => "PASSTHROUGH",
+                };
+                let message = format!("{mode} mode does not use certificates, they will be ignored");
+                check.warn(Code::NoEffect, message);
                 check.hint("a tls block without mode is PASSTHROUGH");
             }
-        }
-        ServerTlsMode::Simple => {
-            certificates(check, tls, has_credential, "SIMPLE");
-            if !tls.ca_crl.is_empty() {
-                check.error_at("caCrl", Code::InvalidTls, "CRL is not supported with SIMPLE TLS");
-            }
-        }
-        ServerTlsMode::Mutual | ServerTlsMode::OptionalMutual => {
-            certificates(check, tls, has_credential, "MUTUAL");
-            let has_ca = !tls.ca_certificates.is_empty()
-                || !tls.ca_cert_credential_name.is_empty()
-                || tls.tls_certificates.iter().any(|pair| !pair.ca_certificates.is_empty());
-            if !has_credential && !has_ca {
-                check.error(Code::InvalidTls, "MUTUAL TLS requires a client CA bundle");
-            }
-            if has_credential && !tls.ca_crl.is_empty() {
+            if !tls.credential_name.is_empty() && !tls.ca_crl.is_empty() {
                 let message =
                     "CRL is not supported with credentialName. CRL has to be specified in the credential";
                 check.error_at("caCrl", Code::InvalidTls, message);
             }
         }
+        ServerTlsMode::Simple => {
+            certificates(check, tls, has_credential, "SIMPLE");
+            if !has_credential && !tls.ca_crl.is_empty() {
+                check.error_at("caCrl", Code::InvalidTls, "CRL is not supported with SIMPLE TLS");
+            }
+        }
+        ServerTlsMode::Mutual | ServerTlsMode::OptionalMutual => {
+            certificates(check, tls, has_credential, "MUTUAL");
+            if !has_credential && tls.ca_certificates.is_empty() {
+                check.error(Code::InvalidTls, "MUTUAL TLS requires a client CA bundle");
+                check.hint("set caCertificates");
+            }
+        }
+    }
+}
+
+/// Those Istio knows of; of others it says that they are ignored.
+const CIPHER_SUITES: [&str; 15] = [
+    "ECDHE-ECDSA-AES128-GCM-SHA256",
+    "ECDHE-RSA-AES128-GCM-SHA256",
+    "ECDHE-ECDSA-AES256-GCM-SHA384",
+    "ECDHE-RSA-AES256-GCM-SHA384",
+    "ECDHE-ECDSA-CHACHA20-POLY1305",
+    "ECDHE-RSA-CHACHA20-POLY1305",
+    "ECDHE-ECDSA-AES128-SHA",
+    "ECDHE-RSA-AES128-SHA",
+    "ECDHE-ECDSA-AES256-SHA",
+    "ECDHE-RSA-AES256-SHA",
+    "AES128-GCM-SHA256",
+    "AES256-GCM-SHA384",
+    "AES128-SHA",
+    "AES256-SHA",
+    "DES-CBC3-SHA",
+];
+
+fn cipher_suites(check: &mut Checker<'_>, suites: &[String]) {
+    let mut seen: Vec<&str> = Vec::new();
+    for (index, suite) in suites.iter().enumerate() {
+        // Operators such as `-ALL` are not looked into.
+        let is_operator = suite.chars().next().is_none_or(|first| !first.is_alphanumeric());
+        let field = format!("cipherSuites[{index}]");
+        if !(suite == "ALL" || is_operator || CIPHER_SUITES.contains(&suite.as_str())) {
+            let message = format!("ignoring invalid cipher suites: [{suite}]");
+            check.warn_at(&field, Code::InvalidTls, message);
+        } else if seen.contains(&suite.as_str()) {
+            check.warn_at(&field, Code::InvalidTls, format!("ignoring duplicate cipher suites: [{suite}]"));
+        }
+        seen.push(suite);
     }
 }
 
@@ -242,11 +292,12 @@ fn certificates(check: &mut Checker<'_>, tls: &ServerTlsSettings, has_credential
         }
     }
     check.items("tlsCertificates", &tls.tls_certificates, |check, pair| {
-        if pair.server_certificate.is_empty() || pair.private_key.is_empty() {
-            check.error(
-                Code::InvalidTls,
-                format!("{mode} TLS requires a server certificate and a private key"),
-            );
+        for (path, what) in
+            [(&pair.server_certificate, "server certificate"), (&pair.private_key, "private key")]
+        {
+            if path.is_empty() {
+                check.error(Code::InvalidTls, format!("{mode} TLS requires a {what}"));
+            }
         }
     });
 }

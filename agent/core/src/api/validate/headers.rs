@@ -2,10 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use super::Checker;
+use super::{Checker, header_value};
 use crate::api::http_route::{HeaderOperations, Headers, HttpRewrite};
 use crate::diagnostic::Code;
-use crate::route::{FormatError, FormatString};
 
 /// RFC 9110 token: what a header name, and a method, is made of.
 pub(super) fn is_token(text: &str) -> bool {
@@ -13,11 +12,14 @@ pub(super) fn is_token(text: &str) -> bool {
         && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte))
 }
 
+/// What a condition may be about though it is no header.
+const PSEUDO_HEADERS: [&str; 5] = [":method", ":scheme", ":authority", ":path", ":status"];
+
 /// The name of a header that a condition is about.
 pub(super) fn matched_name(check: &mut Checker<'_>, name: &str) {
     if name.is_empty() {
         check.error(Code::InvalidHeaderName, "header name cannot be empty");
-    } else if !is_token(name.strip_prefix(':').unwrap_or(name)) {
+    } else if !(is_token(name) || PSEUDO_HEADERS.contains(&name)) {
         check.error(Code::InvalidHeaderName, format!("header name {name} is not a valid header name"));
     }
 }
@@ -57,9 +59,11 @@ fn values(check: &mut Checker<'_>, values: &BTreeMap<String, String>, may_be_aut
                 );
                 check.hint("control characters cannot be sent");
             }
-            // Operators that nobody knows refuse the one route that uses them, in compile.
-            if let Err(error @ FormatError::Unbalanced) = FormatString::request(value) {
-                check.error(Code::InvalidHeaderValue, format!("header value configuration: {error}"));
+            if let Some(error) = header_value::error(value) {
+                let message =
+                    format!("header value configuration: invalid header configuration. {error} in {value:?}");
+                check.error(Code::InvalidHeaderValue, message);
+                check.hint("write %% for a %");
             }
         });
     }

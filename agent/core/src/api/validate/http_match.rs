@@ -8,32 +8,12 @@ use crate::api::names::is_dns_label;
 use crate::api::string_match::StringMatch;
 use crate::diagnostic::Code;
 
-/// What kind of rule the conditions belong to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum RouteKind {
-    /// Neither of the following.
-    Independent,
-    /// It names a delegate.
-    Root,
-    /// It is in a delegate.
-    Delegate,
-}
-
 /// `gateways`: those of the VirtualService.
-pub(super) fn check(
-    check: &mut Checker<'_>,
-    condition: &HttpMatchRequest,
-    kind: RouteKind,
-    gateways: &[String],
-) {
-    if kind != RouteKind::Independent {
-        no_regex(check, condition);
-    }
+pub(super) fn check(check: &mut Checker<'_>, condition: &HttpMatchRequest, gateways: &[String]) {
     check.field("uri", |check| values::string_match(check, condition.uri.as_ref(), "uri"));
     check.field("scheme", |check| values::string_match(check, condition.scheme.as_ref(), "scheme"));
     check.field("method", |check| values::string_match(check, condition.method.as_ref(), "method"));
     check.field("authority", |check| values::string_match(check, condition.authority.as_ref(), "authority"));
-    let gateways = if condition.gateways.is_empty() { gateways } else { &condition.gateways };
     check.field("headers", |check| by_name(check, &condition.headers, "headers", gateways));
     check.field("withoutHeaders", |check| {
         by_name(check, &condition.without_headers, "withoutHeaders", gateways);
@@ -62,11 +42,14 @@ fn by_name(
 ) {
     for (name, condition) in conditions {
         check.key(name, |check| {
-            if name.starts_with("@request.auth.claims") {
+            if is_claim(name) {
                 if gateways.is_empty() || gateways.iter().any(|gateway| gateway == "mesh") {
-                    let message =
-                        format!("JWT claim based routing (key: {name}) is only supported for gateway, not for the mesh");
+                    let message = format!(
+                        "JWT claim based routing (key: {name}) is only supported for gateway, found no gateways: [{}]",
+                        gateways.join(" ")
+                    );
                     check.error(Code::InvalidMatch, message);
+                    check.hint("the object's gateways must be there, and mesh not among them");
                 }
             } else {
                 headers::matched_name(check, name);
@@ -80,29 +63,13 @@ fn by_name(
     }
 }
 
-/// Conditions of a root and of its delegate are merged, which cannot be done with expressions.
-fn no_regex(check: &mut Checker<'_>, condition: &HttpMatchRequest) {
-    let single = [
-        ("uri", "url", &condition.uri),
-        ("scheme", "scheme", &condition.scheme),
-        ("method", "method", &condition.method),
-        ("authority", "authority", &condition.authority),
-    ];
-    for (field, word, value) in single {
-        if value.as_ref().is_some_and(|value| value.regex.is_some()) {
-            let message = format!("{word} match does not support regex match for delegating");
-            check.error_at(field, Code::InvalidDelegate, message);
-        }
-    }
-    let maps = [
-        ("headers", "header match", &condition.headers),
-        ("queryParams", "query param match", &condition.query_params),
-        ("withoutHeaders", "withoutHeaders match", &condition.without_headers),
-    ];
-    for (field, words, map) in maps {
-        for name in map.iter().filter(|(_, value)| value.regex.is_some()).map(|(name, _)| name) {
-            let message = format!("{words} {name} does not support regex match for delegating");
-            check.field(field, |check| check.key(name, |check| check.error(Code::InvalidDelegate, message)));
-        }
-    }
+/// `@request.auth.claims.a.b` and `@request.auth.claims[a][b]`: the claims of a verified token (Istio: `ToRoutingClaim`).
+fn is_claim(name: &str) -> bool {
+    const PREFIX: &str = "@request.auth.claims";
+    let Some(rest) = name.get(PREFIX.len()..).filter(|_| name.to_ascii_lowercase().starts_with(PREFIX))
+    else {
+        return false;
+    };
+    let dotted = rest.len() > 1 && rest.starts_with('.');
+    dotted || (rest.len() > 2 && rest.starts_with('[') && rest.ends_with(']'))
 }

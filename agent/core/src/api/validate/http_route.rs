@@ -1,7 +1,6 @@
 //! Rules for what an HTTP rule does.
 
-use super::http_match::{self, RouteKind};
-use super::{Checker, headers, values, virtual_service};
+use super::{Checker, headers, http_match, values, virtual_service};
 use crate::api::fault::{Abort, Delay, HttpFaultInjection};
 use crate::api::http_route::{CorsPolicy, HttpDirectResponse, HttpRedirect, HttpRetry, HttpRewrite};
 use crate::api::string_match::{Condition, StringMatch};
@@ -12,11 +11,20 @@ use crate::diagnostic::Code;
 const LARGE_BODY: usize = 100 << 10;
 const MAX_BODY: usize = 1 << 20;
 
+/// What kind of rule it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum RouteKind {
+    /// Neither of the following.
+    Independent,
+    /// It names a delegate.
+    Root,
+    /// It is in a delegate.
+    Delegate,
+}
+
 pub(super) fn check(check: &mut Checker<'_>, route: &HttpRoute, kind: RouteKind, gateways: &[String]) {
     conflicts(check, route, kind);
-    check.items("match", &route.matches, |check, condition| {
-        http_match::check(check, condition, kind, gateways);
-    });
+    check.items("match", &route.matches, |check, condition| http_match::check(check, condition, gateways));
     headers::operations(check, route.headers.as_ref());
     check.field("corsPolicy", |check| cors(check, route.cors_policy.as_ref()));
     check.field("fault", |check| fault(check, route.fault.as_ref()));
@@ -42,11 +50,7 @@ fn conflicts(check: &mut Checker<'_>, route: &HttpRoute, kind: RouteKind) {
     let name = &route.name;
     let mut conflict = |message: &str| check.error(Code::ConflictingActions, message);
     if kind == RouteKind::Root {
-        for (field, is_set) in [
-            ("redirect", route.redirect.is_some()),
-            ("route", !route.route.is_empty()),
-            ("direct_response", route.direct_response.is_some()),
-        ] {
+        for (field, is_set) in [("redirect", route.redirect.is_some()), ("route", !route.route.is_empty())] {
             if is_set {
                 conflict(&format!("root HTTP route {name} must not specify {field}"));
             }
@@ -89,7 +93,7 @@ fn conflicts(check: &mut Checker<'_>, route: &HttpRoute, kind: RouteKind) {
 
 fn delegate(check: &mut Checker<'_>, route: &HttpRoute) {
     if route.delegate.as_ref().is_some_and(|delegate| delegate.name.is_empty()) {
-        check.error_at("delegate", Code::InvalidDelegate, "delegate must name a virtual service");
+        check.warn_at("delegate", Code::InvalidDelegate, "delegate without name: the rule is left out");
     }
 }
 
@@ -145,7 +149,7 @@ fn redirect(check: &mut Checker<'_>, redirect: Option<&HttpRedirect>, route: &Ht
         check.error(Code::InvalidRedirect, "redirect must specify URI, authority, scheme, or port");
     }
     if has_uri && has_prefix {
-        check.error(Code::InvalidRedirect, "redirect cannot specify both uri and prefix_rewrite");
+        check.error(Code::InvalidRedirect, "redirect may only specify one of uri or prefix_rewrite");
     }
     let all_prefixes =
         route.matches.iter().filter_map(|condition| condition.uri.as_ref()).all(|uri| uri.prefix.is_some());

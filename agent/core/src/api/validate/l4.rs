@@ -44,8 +44,9 @@ fn shared(check: &mut Checker<'_>, port: Option<u32>, source_namespace: &str) {
         check.field("port", |check| values::port(check, port));
     }
     if !source_namespace.is_empty() && !is_dns_label(source_namespace) {
-        let message = format!("sourceNamespace match {source_namespace} is invalid");
-        check.error_at("sourceNamespace", Code::InvalidMatch, message);
+        // Istio looks at it in HTTP rules only.
+        let message = format!("sourceNamespace match {source_namespace} is invalid: no client is there");
+        check.warn_at("sourceNamespace", Code::InvalidMatch, message);
     }
 }
 

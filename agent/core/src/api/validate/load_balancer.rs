@@ -6,6 +6,10 @@ use crate::api::load_balancer::{
 };
 use crate::diagnostic::Code;
 
+/// Labels that stand for what locality load balancing looks at by itself.
+const TOPOLOGY_LABELS: [&str; 3] =
+    ["topology.kubernetes.io/region", "topology.kubernetes.io/zone", "topology.istio.io/subzone"];
+
 /// Envoy's limit on a Maglev table.
 const MAX_TABLE: u64 = 5_000_011;
 
@@ -22,7 +26,7 @@ pub(super) fn check(
         check.field("consistentHash", |check| consistent_hash(check, hash));
     }
     if settings.locality_lb_setting.is_some() && settings.zone_aware_lb_setting.is_some() {
-        let message = "only one of localityLbSetting and zoneAwareLbSetting may be set";
+        let message = "only one of localityLbSetting and zoneAwareLbSetting can be set";
         check.error(Code::InvalidLocality, message);
     }
     check.field("localityLbSetting", |check| {
@@ -30,7 +34,16 @@ pub(super) fn check(
     });
     if let Some(zone_aware) = &settings.zone_aware_lb_setting {
         check.field("zoneAwareLbSetting", |check| {
-            check.items("failover", &zone_aware.failover, failover);
+            check.items("failover", &zone_aware.failover, |check, entry| failover(check, entry, "zone aware lb"));
+            check.items("failoverPriority", &zone_aware.failover_priority, |check, label| {
+                if TOPOLOGY_LABELS.contains(&label.as_str()) {
+                    let message = format!(
+                        "'failover_priority' for zone aware lb must not use topology label '{label}'; region- and \
+                         zone-level routing are handled automatically"
+                    );
+                    check.error(Code::InvalidLocality, message);
+                }
+            });
             warn_without_outlier_detection(
                 check,
                 !zone_aware.failover.is_empty() || !zone_aware.failover_priority.is_empty(),
@@ -66,17 +79,14 @@ fn consistent_hash(check: &mut Checker<'_>, hash: &ConsistentHashLb) {
             if cookie.name.is_empty() {
                 check.error(Code::InvalidLoadBalancer, "name required for HttpCookie");
             }
-            let mut names: Vec<String> = Vec::new();
+            let mut names: Vec<&str> = Vec::new();
             for attribute in &cookie.attributes {
-                let name = attribute.name.to_ascii_lowercase();
+                let name = attribute.name.as_str();
                 if name.is_empty() {
-                    check.error_at(
-                        "attributes",
-                        Code::InvalidLoadBalancer,
-                        "name required for HttpCookie attribute",
-                    );
+                    let message = "cookie attribute name cannot be empty";
+                    check.error_at("attributes", Code::InvalidLoadBalancer, message);
                 } else if names.contains(&name) {
-                    let message = format!("duplicate HttpCookie attribute: {}", attribute.name);
+                    let message = format!("duplicate cookie attribute name: {name}");
                     check.error_at("attributes", Code::InvalidLoadBalancer, message);
                 }
                 names.push(name);
@@ -108,8 +118,9 @@ fn consistent_hash(check: &mut Checker<'_>, hash: &ConsistentHashLb) {
     }
 }
 
+/// Envoy's test, which takes 1 for a prime.
 fn is_prime(number: u64) -> bool {
-    number >= 2
+    number >= 1
         && (2..).take_while(|factor| factor * factor <= number).all(|factor| !number.is_multiple_of(factor))
 }
 
@@ -122,12 +133,18 @@ pub(super) fn locality(
     let Some(setting) = setting else { return };
     let has_distribute = !setting.distribute.is_empty();
     let has_failover = !setting.failover.is_empty();
-    if has_distribute && (has_failover || !setting.failover_priority.is_empty()) {
-        let message = "can not simultaneously specify 'distribute' and 'failover' or 'failoverPriority'";
+    if has_distribute && has_failover {
+        check.error(Code::InvalidLocality, "can not simultaneously specify 'distribute' and 'failover'");
+    }
+    let topology = setting.failover_priority.iter().find(|label| TOPOLOGY_LABELS.contains(&label.as_str()));
+    if has_failover && let Some(label) = topology {
+        let message = format!(
+            "can not simultaneously set 'failover' and topology label '{label}' in 'failover_priority'"
+        );
         check.error(Code::InvalidLocality, message);
     }
     distribute(check, &setting.distribute);
-    check.items("failover", &setting.failover, failover);
+    check.items("failover", &setting.failover, |check, entry| failover(check, entry, "locality lb"));
     warn_without_outlier_detection(
         check,
         has_failover || !setting.failover_priority.is_empty(),
@@ -147,8 +164,10 @@ fn distribute(check: &mut Checker<'_>, list: &[Distribute]) {
     for (index, entry) in list.iter().enumerate() {
         check.field(&format!("distribute[{index}]"), |check| {
             check.field("from", |check| locality_name(check, &entry.from));
-            if let Some(other) = from.iter().find(|other| overlap(other, &entry.from)) {
-                let message = format!("locality {} overlaps {other}", entry.from);
+            // A wildcard after what is within it is let in, and is for the rest.
+            if let Some(other) = from.iter().find(|other| takes_all_of(other, &entry.from)) {
+                let message =
+                    format!("locality {} overlap with previous specified ones, such as {other}", entry.from);
                 check.error_at("from", Code::InvalidLocality, message);
             }
             from.push(&entry.from);
@@ -158,11 +177,13 @@ fn distribute(check: &mut Checker<'_>, list: &[Distribute]) {
                     check.key(locality, |check| {
                         locality_name(check, locality);
                         if !(1..=100).contains(weight) {
-                            let message = format!("locality weight {weight} is not in range 1..100");
+                            let message = format!("locality weight must be in range [1, 100], not {weight}");
                             check.error(Code::InvalidLocality, message);
                         }
                         if let Some(other) = to.iter().find(|other| overlap(other, locality)) {
-                            let message = format!("locality {locality} overlaps {other}");
+                            let message = format!(
+                                "locality {locality} overlap with previous specified ones, such as {other}"
+                            );
                             check.error(Code::InvalidLocality, message);
                         }
                     });
@@ -179,15 +200,25 @@ fn distribute(check: &mut Checker<'_>, list: &[Distribute]) {
 
 /// `region/zone/subzone`, where `*` stands for the rest.
 fn locality_name(check: &mut Checker<'_>, locality: &str) {
-    let parts: Vec<_> = locality.split('/').collect();
-    if locality.is_empty() || parts.len() > 3 || parts.iter().any(|part| part.is_empty()) {
-        check.error(
-            Code::InvalidLocality,
-            format!("locality {locality:?} is not of form region/zone/subzone"),
-        );
-    } else if parts.iter().rev().skip(1).any(|part| part.contains('*')) {
-        check.error(Code::InvalidLocality, format!("locality {locality} wildcard '*' must be the last part"));
+    if locality.splitn(3, '/').any(str::is_empty) {
+        let message = format!("locality {locality} must not contain empty region/zone/subzone info");
+        check.error(Code::InvalidLocality, message);
+        check.hint("write region/zone/subzone");
+    } else if locality.trim_end_matches('*').contains('*') || locality.ends_with("**") {
+        let message =
+            format!("locality {locality} wildcard '*' number can not exceed 1 and must be in the end");
+        check.error(Code::InvalidLocality, message);
     }
+}
+
+/// Whether all of `later` is in `earlier`, or the same.
+fn takes_all_of(earlier: &str, later: &str) -> bool {
+    overlap(earlier, later) && (!later.ends_with('*') || depth(earlier) <= depth(later))
+}
+
+/// How many parts of a place are named.
+fn depth(locality: &str) -> usize {
+    locality.split('/').filter(|part| *part != "*").count()
 }
 
 /// Whether some place is in both.
@@ -203,20 +234,23 @@ fn overlap(a: &str, b: &str) -> bool {
     }
 }
 
-fn failover(check: &mut Checker<'_>, failover: &Failover) {
+/// `words`: how Istio calls the block.
+fn failover(check: &mut Checker<'_>, failover: &Failover, words: &str) {
     if failover.from == failover.to {
-        let message = "locality lb failover settings must specify different regions";
+        let message = format!("{words} failover settings must specify different regions");
         check.error(Code::InvalidLocality, message);
     }
     for (field, region) in [("from", &failover.from), ("to", &failover.to)] {
         if region.contains('*') {
-            check.error_at(
-                field,
-                Code::InvalidLocality,
-                "locality lb failover region should not contain '*' wildcard",
-            );
+            let message = format!("{words} failover region should not contain '*' wildcard");
+            check.error_at(field, Code::InvalidLocality, message);
         } else if region.contains('/') {
-            let message = "locality lb failover setting should specify a region, not a zone";
+            let message = match words {
+                "locality lb" => "locality lb failover only specify region",
+                _ => {
+                    "zone aware lb failover only specifies region; zone and subzone failover are handled automatically"
+                }
+            };
             check.error_at(field, Code::InvalidLocality, message);
         }
     }
@@ -228,9 +262,10 @@ fn warmup(check: &mut Checker<'_>, warmup: &WarmupConfiguration) {
     }
     check.field("duration", |check| values::duration(check, warmup.duration));
     if warmup.minimum_percent.is_some_and(|percent| !(0.0..=100.0).contains(&percent)) {
-        check.error_at("minimumPercent", Code::InvalidLoadBalancer, "minimumPercent must be in range 0..100");
+        let message = "minimumPercent value should be less than or equal to 100, and not negative";
+        check.error_at("minimumPercent", Code::InvalidLoadBalancer, message);
     }
-    if warmup.aggression.is_some_and(|aggression| aggression < 1.0) {
-        check.error_at("aggression", Code::InvalidLoadBalancer, "aggression must be at least 1");
+    if warmup.aggression.is_some_and(|aggression| aggression <= 0.0) {
+        check.error_at("aggression", Code::InvalidLoadBalancer, "aggression should be greater than 0");
     }
 }

@@ -1,7 +1,8 @@
 //! Rules that can never apply, and conditions that never decide: warnings.
 //!
-//! A condition is taken to be covered by an earlier one if the earlier asks for nothing that it does not ask for too, and its
-//! path begins with the earlier's prefix. That says nothing of expressions, but what it says is true.
+//! A condition is taken to be covered by an earlier one if the earlier asks for nothing that it does not ask for too: the same
+//! text, a text that begins with the earlier's prefix, a header or parameter that the earlier only wants to be there. That says
+//! nothing of expressions (but `.*`), and what it says is true.
 
 use super::Checker;
 use crate::api::http_match::HttpMatchRequest;
@@ -53,7 +54,9 @@ fn http(check: &mut Checker<'_>, spec: &VirtualService) {
             if comparisons > MAX_COMPARISONS {
                 return;
             }
-            if let Some((by, _)) = earlier.iter().find(|(_, before)| covers(before, condition)) {
+            if let Some((by, _)) =
+                earlier.iter().find(|(_, before)| covers(before, condition, &spec.gateways))
+            {
                 covered += 1;
                 let by = label(spec.http.get(*by).map_or("", |route| &route.name), *by);
                 let which = label(&condition.name, at);
@@ -71,24 +74,49 @@ fn http(check: &mut Checker<'_>, spec: &VirtualService) {
     }
 }
 
-/// Whether every request that fits `b` fits `a`, as far as can be told easily.
-fn covers(a: &HttpMatchRequest, b: &HttpMatchRequest) -> bool {
+/// Whether every request that fits `b` fits `a`, as far as can be told easily. `gateways`: the object's.
+fn covers(a: &HttpMatchRequest, b: &HttpMatchRequest, gateways: &[String]) -> bool {
     covers_path(a, b)
-        && is_same_if_set(a.scheme.as_ref(), b.scheme.as_ref())
-        && is_same_if_set(a.method.as_ref(), b.method.as_ref())
-        && is_same_if_set(a.authority.as_ref(), b.authority.as_ref())
-        && a.headers.iter().all(|(name, condition)| b.headers.get(name) == Some(condition))
-        && a.query_params.iter().all(|(name, condition)| b.query_params.get(name) == Some(condition))
+        && covers_text(a.scheme.as_ref(), b.scheme.as_ref())
+        && covers_text(a.method.as_ref(), b.method.as_ref())
+        && covers_text(a.authority.as_ref(), b.authority.as_ref())
+        && a.headers.iter().all(|(name, condition)| covers_entry(condition, b.headers.get(name)))
+        && a.query_params.iter().all(|(name, condition)| covers_entry(condition, b.query_params.get(name)))
         && a.without_headers.iter().all(|(name, condition)| b.without_headers.get(name) == Some(condition))
         && a.source_labels.iter().all(|(name, value)| b.source_labels.get(name) == Some(value))
         && (a.port.unwrap_or(0) == 0 || a.port == b.port)
         && (a.source_namespace.is_empty() || a.source_namespace == b.source_namespace)
-        // Both lists replace the object's, so an absent one is not the wider one.
-        && a.gateways == b.gateways
+        && covers_gateways(a, b, gateways)
 }
 
-fn is_same_if_set(a: Option<&StringMatch>, b: Option<&StringMatch>) -> bool {
-    a.is_none() || a == b
+/// A list replaces the object's, so an absent one is the wider one only for gateways of the object. The labels of clients count
+/// only where there is no list.
+fn covers_gateways(a: &HttpMatchRequest, b: &HttpMatchRequest, gateways: &[String]) -> bool {
+    let asks_for_client = !a.source_labels.is_empty() || !a.source_namespace.is_empty();
+    a.gateways == b.gateways
+        || (a.gateways.is_empty()
+            && !asks_for_client
+            && b.gateways.iter().all(|gateway| gateways.contains(gateway)))
+}
+
+fn covers_text(a: Option<&StringMatch>, b: Option<&StringMatch>) -> bool {
+    let (Some(a), Some(b)) = (a, b) else { return a.is_none() };
+    a == b || begins_with(a.condition(), b.condition())
+}
+
+/// Of a header or parameter. Any line of a header may fit, so a line that fits `b` is one that fits `a`.
+fn covers_entry(a: &StringMatch, b: Option<&StringMatch>) -> bool {
+    let Some(b) = b else { return false };
+    a == b || a.condition() == Condition::Present || begins_with(a.condition(), b.condition())
+}
+
+fn begins_with(a: Condition<'_>, b: Condition<'_>) -> bool {
+    match (a, b) {
+        (Condition::Prefix(prefix), Condition::Exact(text) | Condition::Prefix(text)) => {
+            text.starts_with(prefix)
+        }
+        _ => false,
+    }
 }
 
 fn covers_path(a: &HttpMatchRequest, b: &HttpMatchRequest) -> bool {
@@ -96,8 +124,12 @@ fn covers_path(a: &HttpMatchRequest, b: &HttpMatchRequest) -> bool {
     if a.ignore_uri_case == b.ignore_uri_case && a.uri == b.uri {
         return true;
     }
+    let prefix = match uri.condition() {
+        Condition::Prefix(prefix) => prefix,
+        Condition::Regex(".*") => "",
+        _ => return false,
+    };
     // Case would have to be folded as Envoy does; say nothing.
-    let Condition::Prefix(prefix) = uri.condition() else { return false };
     if a.ignore_uri_case || b.ignore_uri_case {
         return false;
     }
@@ -117,7 +149,12 @@ fn plain<'a, T: PartialEq + 'a>(check: &mut Checker<'_>, list: &str, rules: impl
         let field = format!("{list}[{index}]");
         let rule = label("", index);
         if has_catch_all {
-            unused(check, &field, &rule, "route without matches defined before");
+            let reason = if conditions.is_empty() {
+                "only the last rule can have no matches"
+            } else {
+                "route without matches defined before"
+            };
+            unused(check, &field, &rule, reason);
             continue;
         }
         if conditions.is_empty() {

@@ -2,13 +2,18 @@
 
 use super::{Checker, values};
 use crate::api::gateway::Port;
-use crate::api::service_entry::{Resolution, ServiceEntry, WorkloadEntry};
+use crate::api::service_entry::{Location, Resolution, ServiceEntry, WorkloadEntry};
 use crate::diagnostic::Code;
 use crate::inventory::Protocol;
 
 pub(super) fn check(check: &mut Checker<'_>, entry: &ServiceEntry) {
     if let Some(selector) = &entry.workload_selector {
-        check.field("workloadSelector.labels", |check| values::selector(check, &selector.labels));
+        check.field("workloadSelector.labels", |check| {
+            values::selector(check, &selector.labels);
+            if selector.labels.is_empty() {
+                check.hint("it selects all workloads of the namespace");
+            }
+        });
         if !entry.endpoints.is_empty() {
             let message = "only one of WorkloadSelector or Endpoints is allowed in Service Entry";
             check.error(Code::InvalidServiceEntry, message);
@@ -22,8 +27,9 @@ pub(super) fn check(check: &mut Checker<'_>, entry: &ServiceEntry) {
             check.error(Code::InvalidHost, "invalid host *");
         } else if let Some(error) = values::wildcard_domain_error(host) {
             check.error(Code::InvalidHost, error);
-        } else {
-            values::warn_partial_wildcard(check, host);
+        } else if values::is_partial_wildcard(host) && entry.resolution != Resolution::DynamicDns {
+            check.warn(Code::NoEffect, format!("partial wildcard {host:?} not allowed"));
+            check.hint("a wildcard is the whole first label, as in *.example.com");
         }
     });
     values::subnets(check, "addresses", &entry.addresses);
@@ -33,8 +39,9 @@ pub(super) fn check(check: &mut Checker<'_>, entry: &ServiceEntry) {
         check.error_at("addresses", Code::InvalidServiceEntry, message);
     }
     ports(check, &entry.ports, entry.resolution);
+    protocols(check, entry);
     resolution(check, entry);
-    values::export_to(check, &entry.export_to, false);
+    values::export_to(check, &entry.export_to, values::ExportUse::Services);
 }
 
 fn ports(check: &mut Checker<'_>, ports: &[Port], resolution: Resolution) {
@@ -63,6 +70,41 @@ fn ports(check: &mut Checker<'_>, ports: &[Port], resolution: Resolution) {
     }
 }
 
+/// What ports say with hosts and addresses: bytes without a name in them cannot tell hosts apart.
+fn protocols(check: &mut Checker<'_>, entry: &ServiceEntry) {
+    let is_allocated = entry.resolution != Resolution::None
+        && !check
+            .meta
+            .labels
+            .get("networking.istio.io/enable-autoallocate-ip")
+            .is_some_and(|value| value.eq_ignore_ascii_case("false"));
+    check.items("ports", &entry.ports, |check, port| {
+        if entry.addresses.is_empty() && !is_allocated && matches!(port.protocol.as_str(), "" | "TCP") {
+            check.warn(
+                Code::InvalidServiceEntry,
+                "addresses are required for ports serving TCP (or unset) protocol when IP Autoallocation is not enabled",
+            );
+            check.hint("without addresses, any connection to this port is taken for this service");
+        }
+    });
+    if entry.hosts.len() < 2 {
+        return;
+    }
+    let of = |port: &Port| Protocol::parse(&port.protocol);
+    let names_hosts = |port: &Port| of(port).is_some_and(|protocol| protocol.is_http() || protocol.is_tls());
+    if entry.resolution != Resolution::None && !entry.ports.iter().all(names_hosts) {
+        let message = "multiple hosts provided with non-HTTP, non-TLS ports";
+        check.error_at("ports", Code::InvalidServiceEntry, message);
+        check.hint("make a ServiceEntry for each host");
+    }
+    let is_dns = matches!(entry.resolution, Resolution::Dns | Resolution::DnsRoundRobin);
+    let is_tcp = |port: &Port| of(port).is_some_and(|protocol| protocol.is_opaque() || protocol.is_tls());
+    if is_dns && !entry.addresses.is_empty() && entry.ports.iter().any(is_tcp) {
+        let message = "service entry can not have more than one host specified simultaneously with address and tcp port";
+        check.warn_at("hosts", Code::InvalidServiceEntry, message);
+    }
+}
+
 /// Empty means: to be found out.
 pub(super) fn protocol(check: &mut Checker<'_>, name: &str) {
     if !name.is_empty() && Protocol::parse(name).is_none() {
@@ -79,10 +121,12 @@ fn resolution(check: &mut Checker<'_>, entry: &ServiceEntry) {
         Resolution::DynamicDns => "DYNAMIC_DNS",
     };
     let is_dns = matches!(entry.resolution, Resolution::Dns | Resolution::DnsRoundRobin);
-    if matches!(entry.resolution, Resolution::None | Resolution::DynamicDns) && !entry.endpoints.is_empty() {
-        let mode = mode.to_ascii_lowercase();
-        let message = format!("no endpoints should be provided for resolution type {mode}");
+    if entry.resolution == Resolution::None && !entry.endpoints.is_empty() {
+        let message = "no endpoints should be provided for resolution type none";
         check.error_at("endpoints", Code::InvalidServiceEntry, message);
+    }
+    if entry.resolution == Resolution::DynamicDns {
+        dynamic_dns(check, entry);
     }
     if entry.resolution != Resolution::Static && entry.workload_selector.is_some() {
         let message = format!("workloadSelector should not be set when resolution mode is {mode}");
@@ -91,8 +135,10 @@ fn resolution(check: &mut Checker<'_>, entry: &ServiceEntry) {
     if is_dns && entry.endpoints.is_empty() {
         check.items("hosts", &entry.hosts, |check, host| {
             if values::fqdn_error(host).is_some() {
-                let message =
-                    format!("hosts must be FQDN if no endpoints are provided for resolution mode {mode}");
+                let message = format!(
+                    "hosts must be FQDN or contain only prefix wildcards if no endpoints are provided for resolution mode \
+                     {mode}"
+                );
                 check.error(Code::InvalidServiceEntry, message);
             }
         });
@@ -103,8 +149,49 @@ fn resolution(check: &mut Checker<'_>, entry: &ServiceEntry) {
     }
     if is_dns || entry.resolution == Resolution::Static {
         check.items("endpoints", &entry.endpoints, |check, endpoint| {
+            let is_unix = endpoint.address.starts_with("unix://");
+            if is_dns && (endpoint.address.is_empty() || is_unix) {
+                let message =
+                    format!("endpoint address {:?} is not a valid FQDN or an IP address", endpoint.address);
+                return check.error_at("address", Code::InvalidAddress, message);
+            }
             workload_entry(check, endpoint, Some(&entry.ports), is_dns);
         });
+    }
+}
+
+/// Names are resolved one by one, as requests name them.
+fn dynamic_dns(check: &mut Checker<'_>, entry: &ServiceEntry) {
+    const MODE: &str = "DYNAMIC_DNS";
+    check.items("hosts", &entry.hosts, |check, host| {
+        if !host.starts_with('*') {
+            let message = format!("host must be wildcarded for resolution mode {MODE}");
+            check.error(Code::InvalidServiceEntry, message);
+        }
+    });
+    if !entry.addresses.is_empty() {
+        let message = format!("addresses cannot be set for resolution type {MODE}");
+        check.error_at("addresses", Code::InvalidServiceEntry, message);
+    }
+    if !entry.endpoints.is_empty() {
+        let message = format!("endpoints cannot be set for resolution type {MODE}");
+        check.error_at("endpoints", Code::InvalidServiceEntry, message);
+    }
+    check.items("ports", &entry.ports, |check, port| {
+        let protocol = Protocol::parse(&port.protocol);
+        if !matches!(protocol, Some(Protocol::Http | Protocol::Http2 | Protocol::Grpc | Protocol::Tls)) {
+            let message =
+                format!("only HTTP, TLS, GRPC, and HTTP2 protocols are supported for resolution type {MODE}");
+            check.error_at("protocol", Code::InvalidServiceEntry, message);
+        }
+    });
+    let waypoint = check.meta.labels.get("istio.io/use-waypoint");
+    let uses_waypoint = waypoint.is_some_and(|name| !name.is_empty() && !name.eq_ignore_ascii_case("none"));
+    if entry.location == Location::MeshInternal && uses_waypoint {
+        let message = format!(
+            "location MESH_INTERNAL with resolution type {MODE} is not supported when using waypoints"
+        );
+        check.error_at("location", Code::InvalidServiceEntry, message);
     }
 }
 

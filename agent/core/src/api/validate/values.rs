@@ -60,10 +60,14 @@ fn labels_error(labels: &str, name: &str) -> Option<String> {
 
 /// A host that no request can have: a wildcard that is not the whole first label.
 pub(super) fn warn_partial_wildcard(check: &mut Checker<'_>, name: &str) {
-    if name.starts_with('*') && name != "*" && !name.starts_with("*.") {
+    if is_partial_wildcard(name) {
         check.warn(Code::NoEffect, format!("partial wildcard {name:?} matches no host"));
         check.hint("a wildcard is the whole first label, as in *.example.com");
     }
+}
+
+pub(super) fn is_partial_wildcard(name: &str) -> bool {
+    name.contains('*') && name != "*" && !name.starts_with("*.")
 }
 
 pub(super) fn is_ip(text: &str) -> bool {
@@ -186,8 +190,14 @@ pub(super) fn subnets(check: &mut Checker<'_>, name: &str, subnets: &[String]) {
 
 /// `[namespace/]name`, `mesh`, or the old dotted form.
 pub(super) fn gateway_names(check: &mut Checker<'_>, names: &[String]) {
+    // Istio stops to look after a name without namespace.
+    let mut looks = true;
     check.items("gateways", names, |check, name| {
+        if !looks {
+            return;
+        }
         let Some((namespace, gateway)) = name.split_once('/') else {
+            looks = false;
             if let Some(error) = fqdn_error(name) {
                 check.error(Code::InvalidGatewayName, error);
             } else if let Some((gateway, rest)) = name.split_once('.') {
@@ -214,20 +224,33 @@ pub(super) fn gateway_names(check: &mut Checker<'_>, names: &[String]) {
     });
 }
 
-/// Istio: `validateExportTo`. `has_selector`: of a DestinationRule with a workloadSelector.
-pub(super) fn export_to(check: &mut Checker<'_>, entries: &[String], has_selector: bool) {
+/// Whose exportTo it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum ExportUse {
+    /// Of rules.
+    Rules,
+    /// Of a DestinationRule with a workloadSelector.
+    OwnNamespaceOnly,
+    /// Of a service, which may be there for nobody.
+    Services,
+}
+
+/// Istio: `validateExportTo`.
+pub(super) fn export_to(check: &mut Checker<'_>, entries: &[String], use_of: ExportUse) {
     let namespace = check.meta.namespace.clone();
     let mut seen: Vec<&str> = Vec::new();
     check.field("exportTo", |check| {
         for entry in entries {
             let key = if entry == "." { namespace.as_str() } else { entry.as_str() };
             if seen.contains(&key) {
-                let message =
-                    if entry == "." || (key == namespace && entries.iter().any(|entry| entry == ".")) {
-                        format!("duplicate entries in exportTo: . and current namespace {namespace}")
-                    } else {
-                        format!("duplicate entries in exportTo for entry {entry}")
-                    };
+                let message = if key == entry {
+                    format!("duplicate entries in exportTo for entry {entry}")
+                } else {
+                    format!("duplicate entries in exportTo: . and current namespace {namespace}")
+                };
+                check.error(Code::InvalidExportTo, message);
+            } else if entry == "~" && use_of != ExportUse::Services {
+                let message = "exportTo ~ (none) is not allowed for Istio configuration objects";
                 check.error(Code::InvalidExportTo, message);
             } else if matches!(entry.as_str(), "." | "*" | "~") || is_dns_label(entry) {
                 seen.push(key);
@@ -236,7 +259,7 @@ pub(super) fn export_to(check: &mut Checker<'_>, entries: &[String], has_selecto
                 check.error(Code::InvalidExportTo, message);
             }
         }
-        if has_selector && !seen.is_empty() {
+        if use_of == ExportUse::OwnNamespaceOnly && !seen.is_empty() {
             if !seen.contains(&namespace.as_str()) {
                 let message =
                     "destination rule with workload selector cannot have exportTo beyond current namespace";

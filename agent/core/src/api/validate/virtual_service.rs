@@ -1,6 +1,6 @@
 //! Rules for a VirtualService as a whole.
 
-use super::http_match::RouteKind;
+use super::http_route::RouteKind;
 use super::{Checker, http_route, l4, reachability, values};
 use crate::api::names::is_host_label;
 use crate::api::virtual_service::{Destination, VirtualService};
@@ -10,13 +10,13 @@ use crate::host::HostKey;
 pub(super) fn check(check: &mut Checker<'_>, spec: &VirtualService) {
     let is_delegate = spec.hosts.is_empty();
     if is_delegate {
-        for (field, is_set) in [
-            ("gateways", !spec.gateways.is_empty()),
-            ("tls", !spec.tls.is_empty()),
-            ("tcp", !spec.tcp.is_empty()),
+        for (field, words, is_set) in [
+            ("gateways", "gateways", !spec.gateways.is_empty()),
+            ("tls", "tls route", !spec.tls.is_empty()),
+            ("tcp", "tcp route", !spec.tcp.is_empty()),
         ] {
             if is_set {
-                let message = format!("delegate virtual service must have no {field} specified");
+                let message = format!("delegate virtual service must have no {words} specified");
                 check.error_at(field, Code::InvalidDelegate, message);
                 check.hint("a VirtualService without hosts is a delegate");
             }
@@ -37,7 +37,7 @@ pub(super) fn check(check: &mut Checker<'_>, spec: &VirtualService) {
     });
     check.items("tls", &spec.tls, |check, route| l4::tls(check, route, spec));
     check.items("tcp", &spec.tcp, l4::tcp);
-    values::export_to(check, &spec.export_to, false);
+    values::export_to(check, &spec.export_to, values::ExportUse::Rules);
     reachability::check(check, spec);
 }
 
@@ -66,12 +66,25 @@ fn hosts(check: &mut Checker<'_>, spec: &VirtualService) {
     let keys: Vec<_> = spec.hosts.iter().map(|host| (host, HostKey::parse(host))).collect();
     for (index, (first, key)) in keys.iter().enumerate() {
         for (second, other) in keys.iter().skip(index + 1) {
-            if key.covers(other) || other.covers(key) {
-                let message = format!("duplicate hosts in virtual service: {first} & {second}");
+            if !(key.covers(other) || other.covers(key)) {
+                continue;
+            }
+            let message = format!("duplicate hosts in virtual service: {first} & {second}");
+            // Case does not matter to requests; Istio's admission compares with it.
+            if differ_in_case(first, second) {
+                check.warn_at("hosts", Code::DuplicateHost, message);
+            } else {
                 check.error_at("hosts", Code::DuplicateHost, message);
             }
         }
     }
+}
+
+/// Whether two hosts that cover each other would not, were case to matter.
+fn differ_in_case(a: &str, b: &str) -> bool {
+    let plain = |host: &str| host.strip_prefix('*').unwrap_or(host).to_owned();
+    let (a, b) = (plain(a), plain(b));
+    !(a.ends_with(&b) || b.ends_with(&a))
 }
 
 /// Why a text is no host of this object. Gateways that pass TLS through take SNIs of the form `outbound_.80_.v1_.host`.
@@ -91,8 +104,11 @@ pub(super) fn destination(check: &mut Checker<'_>, destination: Option<&Destinat
     let host = &destination.host;
     if host == "*" {
         check.error_at("host", Code::InvalidDestination, "invalid destination host *");
-    } else if let Some(error) = values::wildcard_domain_error(host).filter(|_| !values::is_ip(host)) {
+    } else if let Some(error) = values::wildcard_domain_error(host) {
         check.error_at("host", Code::InvalidDestination, error);
+        if values::is_ip(host) {
+            check.hint("name a service; for an address, make a ServiceEntry with resolution STATIC");
+        }
     }
     if !destination.subset.is_empty() {
         check.field("subset", |check| subset_name(check, &destination.subset));
