@@ -29,6 +29,9 @@ pub(crate) fn cases(folder: &Path) -> Vec<Value> {
     cases
 }
 
+/// What a name resolves to of which nothing is known.
+pub(crate) const UNKNOWN: &str = "198.18.0.1";
+
 pub(crate) struct World {
     pub(crate) snapshot: Snapshot,
     case: Value,
@@ -169,7 +172,7 @@ impl World {
         let entries = array(&self.case, "config").iter().filter(|it| it["kind"] == "ServiceEntry");
         let entry = entries.map(|it| &it["spec"]).find(|it| array(it, "hosts").iter().any(|it| *it == *host));
         let address = entry.and_then(|it| array(it, "addresses").first()).and_then(Value::as_str);
-        address.filter(|it| !it.contains('/')).unwrap_or("198.18.0.1").to_owned()
+        address.filter(|it| !it.contains('/')).unwrap_or(UNKNOWN).to_owned()
     }
 }
 

@@ -21,6 +21,7 @@
 //! a later run after SIGKILL remove it completely.
 
 mod agent;
+mod alone;
 mod binaries;
 mod bpf;
 mod cgroup;
@@ -38,6 +39,7 @@ mod wait;
 mod world;
 
 pub use agent::Agent;
+pub use alone::with_every_address;
 pub use binaries::{Binaries, Profile};
 pub use bpf::still_loaded;
 pub use config::Config;
@@ -47,6 +49,6 @@ pub use netns::NetNs;
 pub use node::{Node, SERVICE_CIDR_V4, SERVICE_CIDR_V6};
 pub use pod::Pod;
 pub use process::{Finished, Process};
-pub use requirement::{Unmet, can_run_here, require};
+pub use requirement::{Unmet, can_make_namespaces_here, can_run_here, require};
 pub use wait::wait_until;
 pub use world::World;

@@ -11,7 +11,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use futures_util::TryStreamExt as _;
 use rtnetlink::packet_route::link::{LinkAttribute, State};
-use rtnetlink::packet_route::route::RouteType;
+use rtnetlink::packet_route::route::{RouteScope, RouteType};
 use rtnetlink::{Handle, LinkBridge, LinkUnspec, LinkVeth, RouteMessageBuilder};
 
 use crate::netns::NetNs;
@@ -19,10 +19,14 @@ use crate::netns::NetNs;
 /// The kernel's work queue takes a millisecond, or at most a second where it groups events.
 const READY: Duration = Duration::from_secs(5);
 
+/// `RT_TABLE_LOCAL` of linux/rtnetlink.h.
+const LOCAL_TABLE: u32 = 255;
+
 /// An address with the length of its prefix, in bits.
 pub(crate) type Prefix = (IpAddr, u8);
 
 /// One step of setting up a namespace; they are done in the order given.
+#[derive(Clone)]
 pub(crate) enum Step<'a> {
     /// Makes a bridge.
     Bridge(&'a str),
@@ -39,22 +43,27 @@ pub(crate) enum Step<'a> {
     Address(&'a str, Prefix),
     /// Sends a destination by way of a gateway; a prefix of length 0 is the default route.
     Route(Prefix, IpAddr),
+    /// Takes a destination as an address of this machine.
+    Own { to: Prefix, link: &'a str },
     /// Refuses a destination with an error that the caller sees at once.
     Unreachable(Prefix),
 }
 
 /// Does `steps` inside `ns`.
 pub(crate) fn configure(ns: &NetNs, steps: &[Step<'_>]) -> anyhow::Result<()> {
-    ns.run(|| {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        runtime.block_on(async {
-            let (connection, handle, _) = rtnetlink::new_connection().context("cannot open netlink")?;
-            tokio::spawn(connection);
-            for step in steps {
-                step.perform(&handle).await.with_context(|| format!("in {}", ns.path().display()))?;
-            }
-            Ok(())
-        })
+    ns.run(|| perform(steps).with_context(|| format!("in {}", ns.path().display())))
+}
+
+/// Does `steps` in the namespace of the calling thread.
+pub(crate) fn perform(steps: &[Step<'_>]) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let (connection, handle, _) = rtnetlink::new_connection().context("cannot open netlink")?;
+        tokio::spawn(connection);
+        for step in steps {
+            step.perform(&handle).await?;
+        }
+        Ok(())
     })
 }
 
@@ -72,7 +81,8 @@ pub(crate) fn settle(ns: &NetNs, forward: bool) -> anyhow::Result<()> {
     })
 }
 
-fn set(name: &str, value: &str) -> anyhow::Result<()> {
+/// Writes a setting of /proc/sys; what is per namespace belongs to that of the calling thread.
+pub(crate) fn set(name: &str, value: &str) -> anyhow::Result<()> {
     let path = format!("/proc/sys/{name}");
     std::fs::write(&path, value).with_context(|| format!("cannot write {value} to {path}"))
 }
@@ -139,6 +149,21 @@ impl Step<'_> {
                     .execute()
                     .await
                     .with_context(|| format!("cannot route {to}/{bits} via {via}"))
+            }
+            Self::Own { to: (to, bits), link } => {
+                let route = RouteMessageBuilder::<IpAddr>::new()
+                    .destination_prefix(to, bits)?
+                    .output_interface(index(link)?)
+                    .kind(RouteType::Local)
+                    .scope(RouteScope::Host)
+                    // Beside the routes of addresses that links have.
+                    .table_id(LOCAL_TABLE);
+                netlink
+                    .route()
+                    .add(route.build())
+                    .execute()
+                    .await
+                    .with_context(|| format!("cannot take {to}/{bits} as an own address"))
             }
             Self::Unreachable((to, bits)) => {
                 let route = RouteMessageBuilder::<IpAddr>::new()

@@ -51,8 +51,24 @@ fn examine() -> Result<PathBuf, Unmet> {
 /// skipped test never looks like a passed one; in CI (`CI=true`) it panics instead.
 #[must_use]
 pub fn can_run_here(test: &str) -> bool {
-    match require() {
-        Ok(_) => true,
+    can(test, require().map(drop))
+}
+
+/// As [`can_run_here`], for tests that need namespaces but no cgroups and no BPF.
+#[must_use]
+pub fn can_make_namespaces_here(test: &str) -> bool {
+    let is_root = rustix::process::geteuid().is_root();
+    can(
+        test,
+        is_root
+            .then_some(())
+            .ok_or_else(|| Unmet("needs root (network namespaces): run it with sudo".into())),
+    )
+}
+
+fn can(test: &str, met: Result<(), Unmet>) -> bool {
+    match met {
+        Ok(()) => true,
         Err(reason) => {
             assert!(!in_ci(std::env::var("CI").ok().as_deref()), "{test} cannot run in CI: {reason}");
             // Not eprintln!: libtest captures that, and hides it when the test "passes".

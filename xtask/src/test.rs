@@ -1,8 +1,8 @@
 //! `cargo xtask test`: every rung of the test ladder that a machine can climb, from pure functions to the real agent in the
 //! real kernel.
 //!
-//! The rungs follow from the names of the test targets: `kernel` needs root, `proxy` a loopback, all others nothing. So a new
-//! test is in the right rung without being listed here.
+//! The rungs follow from the names of the test targets: `kernel` and half of `conformance` need root, `proxy` a loopback, all
+//! others nothing. So a new test is in the right rung without being listed here.
 
 use std::collections::BTreeSet;
 use std::io::{BufRead as _, BufReader};
@@ -16,7 +16,7 @@ use undermesh_tests::{Binaries, Profile};
 use crate::cargo::{cargo, in_ci, items, line, metadata, succeed, text};
 use crate::{deps, lint};
 
-/// Lint, then all tests: units, the proxy in process, and (as root) the agent in the kernel
+/// Lint, then all tests: units, conformance, the proxy in process, and (as root) the agent in the kernel
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   cargo xtask test
@@ -36,8 +36,10 @@ pub(crate) struct Args {
 /// What a test needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Rung {
-    /// Nothing: rules, parsers, tables, conformance cases.
+    /// Nothing: rules, parsers, tables.
     Unit,
+    /// Nothing to decide the conformance cases offline, root (network namespaces) for their live half.
+    Conformance,
     /// Loopback sockets: the proxy in process.
     Proxy,
     /// Root, cgroup2 and BTF: namespaces, BPF, the agent's binary.
@@ -64,13 +66,15 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
             }
         }
     }
-    let rungs = args.only.map_or_else(|| vec![Rung::Unit, Rung::Proxy, Rung::Kernel], |one| vec![one]);
+    let rungs = args
+        .only
+        .map_or_else(|| vec![Rung::Unit, Rung::Conformance, Rung::Proxy, Rung::Kernel], |one| vec![one]);
     let mut summary = Vec::new();
     for rung in rungs {
         println!("\n== {} ==", rung.name());
         let (tally, outcome) = rung.run(&args.filter)?;
         summary.push(format!(
-            "{:<8} {:>5} passed {:>3} failed {:>3} ignored",
+            "{:<11} {:>5} passed {:>3} failed {:>3} ignored",
             rung.name(),
             tally.passed,
             tally.failed,
@@ -103,6 +107,7 @@ impl Rung {
     fn name(self) -> &'static str {
         match self {
             Self::Unit => "unit",
+            Self::Conformance => "conformance",
             Self::Proxy => "proxy",
             Self::Kernel => "kernel",
         }
@@ -111,6 +116,7 @@ impl Rung {
     fn of(target: &str) -> Self {
         match target {
             "kernel" => Self::Kernel,
+            "conformance" => Self::Conformance,
             "proxy" => Self::Proxy,
             _ => Self::Unit,
         }
@@ -197,6 +203,7 @@ mod tests {
     fn rungs_follow_from_names() {
         assert_eq!(Rung::of("kernel"), Rung::Kernel);
         assert_eq!(Rung::of("proxy"), Rung::Proxy);
-        assert_eq!(Rung::of("conformance"), Rung::Unit);
+        assert_eq!(Rung::of("conformance"), Rung::Conformance);
+        assert_eq!(Rung::of("explain"), Rung::Unit);
     }
 }
