@@ -167,6 +167,63 @@ fn the_command_line_tells_what_the_gateway_does_and_why() {
 }
 
 #[test]
+fn ports_of_tcp_servers_follow_the_rules_and_their_addresses() {
+    let upstream = TcpListener::bind("127.0.0.1:0").unwrap();
+    let target = upstream.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        for io in upstream.incoming() {
+            let _ = io.unwrap().write_all(b"hello");
+        }
+    });
+    let port = TcpListener::bind("127.0.0.2:0").unwrap().local_addr().unwrap().port();
+    let read = move || -> std::io::Result<String> {
+        let mut text = String::new();
+        TcpStream::connect(("127.0.0.2", port))?.read_to_string(&mut text)?;
+        Ok(text)
+    };
+    let gateway = Gateway::start("tcp", |mesh, http| {
+        // TLS that would have to be terminated is not listened for at all.
+        let servers = format!(
+            "  - port: {{ number: {port}, name: tcp, protocol: TCP }}\n    hosts: ['*']\n    bind: 127.0.0.2
+  - port: {{ number: {}, name: https, protocol: HTTPS }}\n    hosts: ['*']\n    tls: {{ mode: SIMPLE, credentialName: c }}\n",
+            http + 1
+        );
+        std::fs::write(mesh.join("gateway.yaml"), gateway_yaml(http) + &servers).unwrap();
+    });
+    assert!(TcpStream::connect(("127.0.0.1", gateway.port + 1)).is_err());
+    assert!(read().is_err(), "no rule is bound to the server");
+    std::fs::write(
+        gateway.folder.join("mesh/rule.yaml"),
+        format!(
+            "apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {{ name: tcp, namespace: default }}
+spec:
+  hosts: ['*']
+  gateways: [gw]
+  tcp: [{{ match: [{{ port: {port} }}], route: [{{ destination: {{ host: db.test }} }}] }}]
+---
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {{ name: db, namespace: default }}
+spec:
+  hosts: [db.test]
+  resolution: STATIC
+  ports: [{{ number: {target}, name: tcp, protocol: TCP }}]
+  endpoints: [{{ address: 127.0.0.1 }}]
+"
+        ),
+    )
+    .unwrap();
+    gateway.wait("the rule opens the port", || read().is_ok_and(|text| text == "hello"));
+    assert!(TcpStream::connect(("127.0.0.1", port)).is_err(), "the server has one address only");
+    let (_, routes) = gateway.ask(&["routes"]);
+    assert!(routes.contains("VirtualService/default/tcp#0"), "{routes}");
+    std::fs::remove_file(gateway.folder.join("mesh/rule.yaml")).unwrap();
+    gateway.wait("the port closes", || TcpStream::connect(("127.0.0.2", port)).is_err());
+}
+
+#[test]
 fn sigterm_answers_the_current_request_and_ends() {
     let mut gateway = Gateway::start("drain", |mesh, port| {
         // Delayed, then forwarded to nobody.

@@ -111,21 +111,34 @@ fn at_gateway(
         namespace: gateway.namespace.as_str().into(),
         ..Client::default()
     };
-    let ports = snapshot.gateway(&client);
-    let Some(port) = ports.iter().find(|port| port.port == gateway.port) else {
-        trace.push(format!(
-            "no plain HTTP server of a Gateway that selects this workload has port {}",
-            gateway.port
-        ));
+    // Without an address the gateway's own is any that no server names.
+    let local = request.address.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
+    let first = || snapshot.gateway(&client).into_iter().find(|port| port.port == gateway.port);
+    let Some(port) = snapshot.gateway_port(&client, gateway.port, local).or_else(first) else {
+        trace.push(format!("no server of a Gateway that selects this workload has port {}", gateway.port));
         return Answer::new(request, DecidedBy::None).finish(OutcomeName::Reject, trace);
     };
     for server in &port.servers {
-        trace.push(format!(
-            "Gateway {}/{} server {} listens on {}",
-            server.namespace, server.gateway, server.index, port.port
-        ));
+        let state = server.idle.as_ref().map_or_else(
+            || format!("listens on {} for {:?}", port.port, server.protocol),
+            |why| format!("serves nothing: {why}"),
+        );
+        trace
+            .push(format!("Gateway {}/{} server {} {state}", server.namespace, server.gateway, server.index));
     }
-    let answer = Answer::new(request, DecidedBy::Proxy);
+    if !port.is_served() {
+        trace.push(format!("no rule is bound to a server of port {}: nothing listens", port.port));
+        return Answer::new(request, DecidedBy::None).finish(OutcomeName::Reject, trace);
+    }
+    let mut answer = Answer::new(request, DecidedBy::Proxy);
+    if !port.protocol.is_http() {
+        return tcp(request, &port.tcp, local, answer, trace);
+    }
+    if !request.protocol.is_http() {
+        trace.push("the port speaks HTTP in clear text, which this is not: 400".to_owned());
+        answer.status(400, Some("DPE"));
+        return answer.finish(OutcomeName::Reject, trace);
+    }
     // A gateway's own address is nobody's business here; Host falls back to nothing useful.
     http(snapshot, request, &port.http, String::new(), answer, trace)
 }

@@ -19,7 +19,7 @@ mod service;
 mod visibility;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use crate::api::meta::Key;
@@ -33,7 +33,7 @@ use crate::route::{HttpTable, TcpTable};
 pub(crate) use destination_rules::{
     CompiledDestinationRule, CompiledSubset, DestinationRules, SourcedPolicy,
 };
-pub(crate) use gateway::{CompiledGateway, CompiledServer, ServerHost};
+pub(crate) use gateway::{CompiledGateway, CompiledServer, ServerHost, ServerKind, listeners, selectors};
 pub(crate) use mesh::Mesh;
 pub(crate) use registry::{Registry, UNREGISTERED_PORT};
 pub(crate) use routes::{
@@ -86,15 +86,28 @@ pub struct Outbound {
     pub tcp: TcpTable,
 }
 
-/// A port that a gateway listens on.
+/// A port of a gateway.
 #[derive(Debug, Clone)]
 pub struct GatewayPort {
     /// The port number of the Gateway's servers.
     pub port: u16,
+    /// The only address it is for; `None`: all that no other one is for.
+    pub bind: Option<IpAddr>,
+    /// HTTP goes by `http`; TLS by `tcp`, with its server name; TCP by `tcp`.
+    pub protocol: Protocol,
     /// The servers that make it up.
     pub servers: Vec<GatewayServer>,
     /// For requests; 404 for hosts that no server or VirtualService has.
     pub http: HttpTable,
+    /// For connections that are not looked into; refused if nothing is bound for them.
+    pub tcp: TcpTable,
+}
+
+impl GatewayPort {
+    /// Whether the gateway should listen. An HTTP port without rules answers 404; others have nothing to say then.
+    pub fn is_served(&self) -> bool {
+        self.protocol.is_http() || self.tcp.routes.iter().any(|route| !route.destinations.is_empty())
+    }
 }
 
 /// A server of a Gateway.
@@ -112,6 +125,8 @@ pub struct GatewayServer {
     pub protocol: Protocol,
     /// As written.
     pub hosts: Vec<Arc<str>>,
+    /// Why it serves nothing; `None`: it serves.
+    pub idle: Option<Arc<str>>,
 }
 
 impl Snapshot {
@@ -179,9 +194,16 @@ impl Snapshot {
         Arc::new(outbound::outbound(&self.state, self.generation, client, dialled))
     }
 
-    /// The plain-HTTP ports that a gateway workload serves: of all Gateways whose selector finds `client.labels`, ascending.
+    /// The ports of a gateway workload: of all Gateways whose selector finds `client.labels`, ascending.
     pub fn gateway(&self, client: &Client) -> Vec<GatewayPort> {
         gateway::ports(&self.state, client)
+    }
+
+    /// The port of a gateway workload that a connection to its address `local` means.
+    pub fn gateway_port(&self, client: &Client, port: u16, local: IpAddr) -> Option<GatewayPort> {
+        let ports = self.gateway(client).into_iter().filter(|it| it.port == port);
+        let fitting = ports.filter_map(|it| Some((gateway::fit(it.bind, local)?, it)));
+        fitting.min_by_key(|(fit, _)| *fit).map(|(_, port)| port)
     }
 }
 

@@ -177,7 +177,7 @@ async fn life(worker: &Rc<Worker>, io: TcpStream, arrival: Arrival, info: &Info)
     let Arrival { caller, target, peer } = arrival;
     let caller = worker.caller(&caller);
     let outlet = caller.outlet(target, &worker.snapshot());
-    let protocol = outlet.outbound().map_or(Protocol::Http, |outbound| outbound.protocol);
+    let protocol = outlet.protocol();
     if protocol.is_http() {
         // Boxed, as all that is rare beside the long wait of a connection: its size counts for every idle one.
         let first = Box::pin(tokio::time::timeout(FIRST_BYTE, sniff::http_version(&io))).await;

@@ -105,7 +105,7 @@ fn dispatch(worker: &Rc<Worker>, inlet: &Inlet, io: TcpStream, remote: std::net:
             let dialled = crate::sniff::local_addr(&io).unwrap_or(remote);
             Arrival {
                 caller: caller.clone(),
-                target: Target::GatewayPort(*port),
+                target: Target::GatewayPort(*port, dialled.ip().to_canonical()),
                 peer: Peer { remote, dialled },
             }
         }

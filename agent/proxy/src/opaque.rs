@@ -149,7 +149,7 @@ pub(crate) async fn serve(
         }
     };
     record.upstream_local = upstream.local_addr().ok();
-    let labels: Arc<str> = record.render_labels().into();
+    let labels: Arc<str> = record.render_labels(ResponseFlags::NONE).into();
     worker.shard.tcp_opened(&labels);
     record.labels = Some(labels);
     let pool = record.early.bound.as_ref().map(|bound| &bound.cluster.policy.connection_pool);
@@ -187,7 +187,8 @@ impl TcpRecord<'_> {
         Some((self.early.bound.as_deref()?, self.early.endpoint?))
     }
 
-    fn render_labels(&self) -> String {
+    /// Envoy settles the flags when it first reports a connection: none while it is open, the reason if it never was.
+    fn render_labels(&self, flags: ResponseFlags) -> String {
         let workload = self
             .endpoint()
             .and_then(|(bound, index)| bound.cluster.endpoints.get(index))
@@ -198,8 +199,7 @@ impl TcpRecord<'_> {
         // Writing to a String cannot fail.
         let _ = write!(
             out,
-            ",request_protocol=\"tcp\",response_flags=\"{}\",connection_security_policy=\"none\"",
-            ResponseFlags::NONE
+            ",request_protocol=\"tcp\",response_flags=\"{flags}\",connection_security_policy=\"none\""
         );
         out
     }
@@ -211,7 +211,15 @@ impl Drop for TcpRecord<'_> {
         let (received, sent) = (self.moved.received.get(), self.moved.sent.get());
         match &self.labels {
             Some(labels) => worker.shard.tcp_closed(labels, received, sent),
-            None => worker.shard.count(Counter::OpaqueFailed),
+            None => {
+                worker.shard.count(Counter::OpaqueFailed);
+                // Without a route there is no service either: Istio's metrics say nothing then.
+                if self.early.bound.is_some() {
+                    let labels: Arc<str> = self.render_labels(self.flags).into();
+                    worker.shard.tcp_opened(&labels);
+                    worker.shard.tcp_closed(&labels, received, sent);
+                }
+            }
         }
         let rule = self.outlet.tcp().and_then(|table| table.forward(self.early.decision)?.0.rule.clone());
         let rule_id = rule.as_ref().map(|rule| rule.to_string());

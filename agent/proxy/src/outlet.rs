@@ -12,7 +12,7 @@
 use std::cell::{OnceCell, RefCell};
 use std::collections::HashMap;
 use std::fmt::Write;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
@@ -20,6 +20,7 @@ use std::time::Instant;
 
 use undermesh_core::balance;
 use undermesh_core::cluster::{Availability, Cluster, ClusterKey, Discovery, UpstreamProtocol, Workload};
+use undermesh_core::inventory::Protocol;
 use undermesh_core::outlier::Sign;
 use undermesh_core::policy::Policy;
 use undermesh_core::retry_budget::Window;
@@ -36,8 +37,8 @@ use crate::outlier::{OutlierRegistry, Watch};
 pub(crate) enum Target {
     /// The address the application dialled.
     Address(SocketAddr),
-    /// A server port of a gateway.
-    GatewayPort(u16),
+    /// A server port of a gateway, and the address of the gateway that was dialled.
+    GatewayPort(u16, IpAddr),
 }
 
 /// What the workers share of all clients' live state towards all clusters: what limits are counted with, and ejections.
@@ -111,7 +112,7 @@ impl LocalCaller {
             }
             (Discovery::OriginalDestination, Target::Address(dialled)) => vec![neighbour.endpoint(dialled)],
             // A gateway's client dialled the gateway; names are not resolved here (compile says so).
-            (Discovery::OriginalDestination, Target::GatewayPort(_))
+            (Discovery::OriginalDestination, Target::GatewayPort(..))
             | (Discovery::Dns(_) | Discovery::DynamicDns(_), _) => Vec::new(),
         };
         let watch = match &cluster.discovery {
@@ -187,8 +188,8 @@ impl Outlet {
     fn new(target: Target, snapshot: &Snapshot, caller: &Caller) -> Self {
         let tables = match target {
             Target::Address(address) => Tables::Mesh(snapshot.outbound(&caller.client, address)),
-            Target::GatewayPort(port) => {
-                snapshot.gateway(&caller.client).into_iter().find(|server| server.port == port).map_or_else(
+            Target::GatewayPort(port, local) => {
+                snapshot.gateway_port(&caller.client, port, local).map_or_else(
                     || Tables::Closed(HttpTable::empty(port, undermesh_core::route::NoHost::NotFound)),
                     Tables::Gateway,
                 )
@@ -219,19 +220,21 @@ impl Outlet {
         }
     }
 
-    /// Tables of the opaque path; gateways have none yet.
+    /// Tables of the opaque path.
     pub(crate) fn tcp(&self) -> Option<&TcpTable> {
         match &self.tables {
             Tables::Mesh(outbound) => Some(&outbound.tcp),
-            Tables::Gateway(_) | Tables::Closed(_) => None,
+            Tables::Gateway(server) => Some(&server.tcp),
+            Tables::Closed(_) => None,
         }
     }
 
-    /// The mesh side, for its protocol and service.
-    pub(crate) fn outbound(&self) -> Option<&Outbound> {
+    /// What is spoken, as far as it is declared.
+    pub(crate) fn protocol(&self) -> Protocol {
         match &self.tables {
-            Tables::Mesh(outbound) => Some(outbound),
-            Tables::Gateway(_) | Tables::Closed(_) => None,
+            Tables::Mesh(outbound) => outbound.protocol,
+            Tables::Gateway(server) => server.protocol,
+            Tables::Closed(_) => Protocol::Http,
         }
     }
 
@@ -240,7 +243,7 @@ impl Outlet {
         self.passthrough.get_or_init(|| {
             let port = match self.target {
                 Target::Address(address) => address.port(),
-                Target::GatewayPort(port) => port,
+                Target::GatewayPort(port, _) => port,
             };
             Arc::new(Cluster {
                 key: ClusterKey { host: "PassthroughCluster".into(), port, subset: "".into() },

@@ -236,7 +236,7 @@ impl HttpPath {
                     edits.set("x-forwarded-proto", head.scheme().as_bytes());
                 }
             }
-            Target::GatewayPort(_) => {
+            Target::GatewayPort(..) => {
                 // The edge: what the client says about itself is not believed.
                 edits.set("x-request-id", request_id);
                 edits.set("x-forwarded-proto", head.scheme().as_bytes());

@@ -139,7 +139,7 @@ impl Worker {
     pub(crate) fn http1_settings(&self, target: Target) -> Rc<http1::Settings> {
         match target {
             Target::Address(_) => self.http1_mesh.clone(),
-            Target::GatewayPort(_) => self.http1_gateway.clone(),
+            Target::GatewayPort(..) => self.http1_gateway.clone(),
         }
     }
 
@@ -147,7 +147,7 @@ impl Worker {
     pub(crate) fn http2_settings(&self, target: Target) -> Rc<http2::ServerSettings> {
         match target {
             Target::Address(_) => self.http2_mesh.clone(),
-            Target::GatewayPort(_) => self.http2_gateway.clone(),
+            Target::GatewayPort(..) => self.http2_gateway.clone(),
         }
     }
 

@@ -7,7 +7,8 @@ use undermesh_core::client::Client;
 use undermesh_core::cluster::{Availability, Cluster};
 use undermesh_core::diagnostic::Severity;
 use undermesh_core::explain;
-use undermesh_core::route::{Action, HttpTable, Route};
+use undermesh_core::inventory::Protocol;
+use undermesh_core::route::{Action, HttpTable, Route, TcpTable, WeightedDestination};
 use undermesh_core::snapshot::{ServiceKind, Snapshot};
 use undermesh_proxy::OutlierRow;
 use undermesh_proxy::metrics::Counter;
@@ -184,18 +185,20 @@ pub(super) fn routes(state: &State, query: &str) -> Result<Value, String> {
     if let Role::Gateway { client } = &state.role {
         for port in snapshot.gateway(client) {
             table_rows(&mut rows, &port.http, port.port, &text);
+            tcp_rows(&mut rows, &port.tcp, "*", port.port, &text);
         }
         return Ok(rows.into());
     }
     let client = client(state, parameter("pod").as_deref())?;
     for service in snapshot.services() {
         for port in &service.ports {
-            if !port.protocol.is_http() && port.protocol != undermesh_core::inventory::Protocol::Auto {
-                continue;
-            }
             let Some(address) = service.addresses.first() else { continue };
             let outbound = snapshot.outbound(&client, (*address, port.number).into());
-            table_rows(&mut rows, &outbound.http, port.number, &text);
+            if port.protocol.is_http() || port.protocol == Protocol::Auto {
+                table_rows(&mut rows, &outbound.http, port.number, &text);
+            } else {
+                tcp_rows(&mut rows, &outbound.tcp, &service.host, port.number, &text);
+            }
         }
     }
     Ok(rows.into())
@@ -227,23 +230,47 @@ fn table_rows(rows: &mut Vec<Value>, table: &HttpTable, port: u16, text: &str) {
     }
 }
 
+/// Rules for connections that are not looked into; `host` is what those are for that go by no server name.
+fn tcp_rows(rows: &mut Vec<Value>, table: &TcpTable, host: &str, port: u16, text: &str) {
+    for route in &table.routes {
+        let names: Vec<_> = route.sni.iter().map(ToString::to_string).collect();
+        let host = if names.is_empty() { host.to_owned() } else { names.join(", ") };
+        if !host.contains(text) {
+            continue;
+        }
+        let subnets = route.subnets.iter().map(|subnet| format!("to {subnet}"));
+        rows.push(json!({
+            "host": host,
+            "port": port,
+            "rule": route.rule.as_ref().map(ToString::to_string),
+            "match": names.iter().map(|name| format!("server name {name}")).chain(subnets).collect::<Vec<_>>(),
+            "action": if route.destinations.is_empty() {
+                "closed".to_owned()
+            } else {
+                shares(&route.destinations, route.total_weight)
+            },
+        }));
+    }
+}
+
+fn shares(destinations: &[WeightedDestination], total_weight: u64) -> String {
+    let share = |cluster: &Cluster, weight: u32| {
+        let state = match &cluster.availability {
+            Availability::Known => String::new(),
+            other => format!(" ({other})"),
+        };
+        // A single destination takes everything, whatever its weight says.
+        let alone = destinations.len() == 1;
+        let percent = if alone { 100.0 } else { f64::from(weight) * 100.0 / total_weight.max(1) as f64 };
+        format!("{percent}% {}{state}", cluster.name)
+    };
+    let shares = destinations.iter().map(|one| share(&one.cluster, one.weight));
+    shares.collect::<Vec<_>>().join(" + ")
+}
+
 fn action(route: &Route) -> String {
     match &route.action {
-        Action::Forward => {
-            let share = |cluster: &Cluster, weight: u32| {
-                let state = match &cluster.availability {
-                    Availability::Known => String::new(),
-                    other => format!(" ({other})"),
-                };
-                // A single destination takes everything, whatever its weight says.
-                let alone = route.destinations.len() == 1;
-                let percent =
-                    if alone { 100.0 } else { f64::from(weight) * 100.0 / route.total_weight.max(1) as f64 };
-                format!("{percent}% {}{state}", cluster.name)
-            };
-            let shares = route.destinations.iter().map(|one| share(&one.cluster, one.weight));
-            shares.collect::<Vec<_>>().join(" + ")
-        }
+        Action::Forward => shares(&route.destinations, route.total_weight),
         Action::Redirect(redirect) => format!("redirect {}", redirect.code),
         Action::DirectResponse(response) => format!("answer {}", response.status),
         Action::Refused(why) => format!("refused: {why}"),

@@ -98,48 +98,70 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn wanted(published: &Published, client: &Client) -> BTreeSet<u16> {
-    published.snapshot.load().gateway(client).iter().map(|port| port.port).collect()
+/// A port, and the only address to listen on; `None`: all.
+type Place = (u16, Option<IpAddr>);
+
+/// Where to listen. An address needs no listener of its own where one of all addresses has its port: the proxy looks at the
+/// address that was dialled.
+fn wanted(published: &Published, client: &Client) -> BTreeSet<Place> {
+    let ports = published.snapshot.load().gateway(client);
+    let served: BTreeSet<Place> =
+        ports.iter().filter(|port| port.is_served()).map(|port| (port.port, port.bind)).collect();
+    let is_covered = |&(port, bind): &Place| {
+        bind.is_some_and(|address| {
+            let all = if address.is_ipv4() {
+                IpAddr::V4(Ipv4Addr::UNSPECIFIED)
+            } else {
+                Ipv6Addr::UNSPECIFIED.into()
+            };
+            served.contains(&(port, None)) || address != all && served.contains(&(port, Some(all)))
+        })
+    };
+    served.iter().filter(|place| !is_covered(place)).copied().collect()
 }
 
 /// The ports that are served.
 struct Ports {
     bind: Option<IpAddr>,
     caller: Arc<Caller>,
-    open: BTreeMap<u16, Result<InletHandle, String>>,
+    open: BTreeMap<Place, Result<InletHandle, String>>,
 }
 
 impl Ports {
     /// Opens and closes ports until they are `wanted`; answers whether one could not be opened.
-    fn follow(&mut self, wanted: &BTreeSet<u16>, proxy: &Proxy) -> bool {
-        self.open.retain(|port, _| wanted.contains(port));
-        for &port in wanted {
-            let before = match self.open.get(&port) {
+    fn follow(&mut self, wanted: &BTreeSet<Place>, proxy: &Proxy) -> bool {
+        self.open.retain(|place, _| wanted.contains(place));
+        for &(port, address) in wanted {
+            let before = match self.open.get(&(port, address)) {
                 Some(Ok(inlet)) if !inlet.has_failed() => continue,
                 Some(Err(error)) => Some(error.clone()),
                 Some(Ok(_)) | None => None,
             };
-            let opened = self.listen(port).map(|listeners| {
+            let opened = self.listen(port, address).map(|listeners| {
                 proxy.open(Inlet {
                     name: format!("gateway port {port}").into(),
                     listeners,
                     entrance: Entrance::Gateway { caller: self.caller.clone(), port },
                 })
             });
-            let opened = opened.map_err(|error| format!("cannot listen on port {port}: {error}"));
+            let opened = opened.map_err(|error| match address {
+                Some(address) => format!("cannot listen on {}: {error}", SocketAddr::new(address, port)),
+                None => format!("cannot listen on port {port}: {error}"),
+            });
             match &opened {
-                Ok(_) => tracing::info!(port, "serving"),
+                Ok(_) => tracing::info!(port, ?address, "serving"),
                 Err(error) if before.as_ref() != Some(error) => tracing::error!("{error}"),
                 Err(_) => {}
             }
-            self.open.insert(port, opened);
+            self.open.insert((port, address), opened);
         }
         self.open.values().any(Result::is_err)
     }
 
-    fn listen(&self, port: u16) -> std::io::Result<Vec<TcpListener>> {
-        if let Some(bind) = self.bind {
-            return Ok(vec![listener(SocketAddr::new(bind, port))?]);
+    /// A server's own address goes before the one that all servers were given.
+    fn listen(&self, port: u16, address: Option<IpAddr>) -> std::io::Result<Vec<TcpListener>> {
+        if let Some(address) = address.or(self.bind) {
+            return Ok(vec![listener(SocketAddr::new(address, port))?]);
         }
         let v4 = listener(SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), port))?;
         // A machine without IPv6 is served on IPv4 alone.
@@ -148,11 +170,12 @@ impl Ports {
     }
 
     fn rows(&self) -> Value {
-        let row = |(port, state): (&u16, &Result<InletHandle, String>)| {
+        let row = |((port, address), state): (&Place, &Result<InletHandle, String>)| {
             json!({
                 "pod": &*self.caller.id,
                 "state": "gateway",
                 "port": port,
+                "address": address,
                 "capture": if state.is_ok() { "listening" } else { "failed" },
                 "reason": state.as_ref().err(),
                 "labels": self.caller.client.labels,

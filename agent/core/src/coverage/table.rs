@@ -20,7 +20,7 @@ const TLS: Coverage =
 const NO_SIDECAR: Coverage = Warned("there is no sidecar whose listener this could be");
 const LOCALITY: Coverage = Warned("locality is not looked at yet: all endpoints are equal");
 const IDENTITY: Coverage = Warned("workloads have no identity yet");
-const SERVER_TLS: Coverage = Warned("TLS servers are not served yet: nothing listens");
+const SERVER_TLS: Coverage = Warned("TLS is not terminated yet: nothing is served for this server");
 const MIRROR: Coverage = Warned("requests are not mirrored yet");
 
 const VIRTUAL_SERVICE: Table = Table {
@@ -275,13 +275,13 @@ const GATEWAY: Table = Table {
         "servers[].port.name",
         "servers[].tls",
         "servers[].tls.httpsRedirect",
+        "servers[].tls.mode",
+        "servers[].bind",
     ],
     others: &[
-        ("servers[].bind", Warned("servers listen on all addresses")),
         ("servers[].defaultEndpoint", Warned("Istio has never implemented it")),
         ("servers[].name", Warned("there are no statistics of single servers")),
         ("servers[].port.targetPort", Warned("it has no impact on gateways")),
-        ("servers[].tls.mode", SERVER_TLS),
         ("servers[].tls.serverCertificate", SERVER_TLS),
         ("servers[].tls.privateKey", SERVER_TLS),
         ("servers[].tls.caCertificates", SERVER_TLS),
@@ -298,7 +298,17 @@ const GATEWAY: Table = Table {
         ("servers[].tls.cipherSuites", SERVER_TLS),
         ("servers[].tls.insecureSkipVerify", SERVER_TLS),
     ],
-    values: &[],
+    values: &[
+        ("servers[].tls.mode", &["SIMPLE", "MUTUAL", "ISTIO_MUTUAL", "OPTIONAL_MUTUAL"], SERVER_TLS),
+        (
+            "servers[].tls.mode",
+            &["AUTO_PASSTHROUGH"],
+            Warned(
+                "it needs endpoints that demand Istio's mutual TLS, and would open all of them to everyone here: nothing \
+                 is served for this server",
+            ),
+        ),
+    ],
 };
 
 const SERVICE_ENTRY: Table = Table {

@@ -73,28 +73,41 @@ impl TcpTable {
     }
 }
 
-/// Decides about a connection to `dialled`, with the SNI if it is TLS and [`TcpTable::needs_sni`].
+/// Decides about a connection to `dialled`, with the SNI if it is TLS and [`TcpTable::needs_sni`]. Of the routes for its
+/// address the one with the most specific name counts (as Envoy picks filter chains), then the first.
 pub fn decide_tcp(
     table: &TcpTable,
     dialled: IpAddr,
     sni: Option<&str>,
     rng: &mut impl RngCore,
 ) -> TcpDecision {
+    let mut best: Option<(Option<&HostKey>, u16, &TcpRoute)> = None;
     for (index, route) in (0u16..).zip(&table.routes) {
-        let subnet = route.subnets.is_empty() || route.subnets.iter().any(|subnet| subnet.contains(dialled));
-        let name =
-            route.sni.is_empty() || sni.is_some_and(|sni| route.sni.iter().any(|key| key.matches(sni)));
-        if !(subnet && name) {
+        if !(route.subnets.is_empty() || route.subnets.iter().any(|subnet| subnet.contains(dialled))) {
             continue;
         }
-        return match draw(route, rng) {
+        let name = match sni.and_then(|sni| route.sni.iter().filter(|key| key.matches(sni)).min()) {
+            Some(name) => Some(name),
+            None if route.sni.is_empty() => None,
+            None => continue,
+        };
+        let is_better = match (&best, name) {
+            (None, _) => true,
+            (Some((None, ..)), name) => name.is_some(),
+            (Some((Some(other), ..)), Some(name)) => name < *other,
+            (Some((Some(_), ..)), None) => false,
+        };
+        if is_better {
+            best = Some((name, index, route));
+        }
+    }
+    match (best, table.otherwise) {
+        (Some((_, index, route)), _) => match draw(route, rng) {
             Some(destination) => TcpDecision::Forward { route: index, destination },
             None => TcpDecision::Reject,
-        };
-    }
-    match table.otherwise {
-        TcpAction::Passthrough => TcpDecision::Passthrough,
-        TcpAction::Reject => TcpDecision::Reject,
+        },
+        (None, TcpAction::Passthrough) => TcpDecision::Passthrough,
+        (None, TcpAction::Reject) => TcpDecision::Reject,
     }
 }
 

@@ -361,7 +361,7 @@ fn tcp_rules_split_connections_and_default_to_the_service() {
 }
 
 #[test]
-fn gateways_serve_bound_rules_on_plain_ports_only() {
+fn gateways_serve_the_rules_that_are_bound_to_them() {
     let gateway = "{apiVersion: networking.istio.io/v1, kind: Gateway, metadata: {name: g, namespace: shop}, spec: {selector: {istio: in}, servers: [{port: {number: 80, name: http, protocol: HTTP}, hosts: ['*.example.com', 'other/x.test']}, {port: {number: 443, name: https, protocol: HTTPS}, hosts: ['*'], tls: {mode: PASSTHROUGH}}]}}";
     let bound = virtual_service(
         "v",
@@ -369,7 +369,8 @@ fn gateways_serve_bound_rules_on_plain_ports_only() {
     );
     let snapshot = snapshot(&[REGISTRY, gateway, &bound]);
     let ports = snapshot.gateway(&Client::gateway("edge", [("istio".to_owned(), "in".to_owned())]));
-    assert_eq!(ports.iter().map(|port| port.port).collect::<Vec<_>>(), [80]);
+    let served: Vec<_> = ports.iter().map(|port| (port.port, port.is_served())).collect();
+    assert_eq!(served, [(80, true), (443, false)], "nothing is bound for TLS");
     for (host, want) in [
         ("a.example.com", true),
         ("A.example.com:80", true),

@@ -15,4 +15,5 @@ mod opaque;
 mod outlier;
 mod policy;
 mod routing;
+mod server_name;
 mod world;

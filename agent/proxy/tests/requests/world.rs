@@ -198,6 +198,10 @@ impl Connection {
         bytes
     }
 
+    pub fn raw(&mut self) -> &mut TcpStream {
+        &mut self.io
+    }
+
     pub fn shutdown_write(&self) {
         self.io.shutdown(std::net::Shutdown::Write).unwrap();
     }
@@ -240,7 +244,8 @@ pub struct World {
     mesh: SocketAddr,
     gateway: SocketAddr,
     dialled: Arc<Dialled>,
-    _inlets: Vec<InletHandle>,
+    edge: Arc<Caller>,
+    inlets: Vec<InletHandle>,
 }
 
 /// The VIP of every service of a [`World`] but for its last part, which is the position of the service.
@@ -284,11 +289,11 @@ impl World {
             proxy.open(Inlet {
                 name: "gateway".into(),
                 listeners: vec![for_gateway],
-                entrance: Entrance::Gateway { caller: edge, port: 80 },
+                entrance: Entrance::Gateway { caller: edge.clone(), port: 80 },
             }),
         ];
         let mut world =
-            Self { proxy: Some(proxy), objects, log, snapshot, mesh, gateway, dialled, _inlets: inlets };
+            Self { proxy: Some(proxy), objects, log, snapshot, mesh, gateway, dialled, edge, inlets };
         world.apply();
         world
     }
@@ -327,6 +332,16 @@ impl World {
     pub fn connect_to_listener(&self) -> Connection {
         *self.dialled.destination.lock().unwrap() = None;
         Connection::open(self.mesh)
+    }
+
+    /// Makes the gateway listen for another port of its servers; answers where.
+    pub fn open_gateway_port(&mut self, port: u16) -> SocketAddr {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let entrance = Entrance::Gateway { caller: self.edge.clone(), port };
+        let inlet = Inlet { name: "gateway".into(), listeners: vec![listener], entrance };
+        self.inlets.push(self.proxy.as_ref().unwrap().open(inlet));
+        address
     }
 
     pub fn connect_to_gateway(&self) -> Connection {
