@@ -1,12 +1,10 @@
 //! Connection pools and their limits.
 
-use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use socket2::{Domain, Socket, Type};
 
-use crate::world::{Reply, Upstream, World, destination_rule, service};
+use crate::world::{Reply, Upstream, World, destination_rule, service, silent};
 
 fn limited(upstream: &Upstream, pool: Value) -> World {
     let mut objects = service(1, "echo", "http", &[("v1", upstream.address)]);
@@ -97,18 +95,4 @@ fn a_connection_that_cannot_be_made_in_time_is_given_up() {
     assert_eq!(world.connect(1).get("echo", "/", &[]).status, 503);
     assert!(started.elapsed() < Duration::from_secs(5));
     world.log_line(" 503 UF,URX ");
-}
-
-/// A listener whose queue is full: the kernel drops further SYNs, so connecting hangs.
-fn silent() -> (SocketAddr, (Socket, Vec<TcpStream>)) {
-    let listener = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-    listener.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
-    listener.listen(0).unwrap();
-    let address = listener.local_addr().unwrap().as_socket().unwrap();
-    let mut queue = Vec::new();
-    while let Ok(stream) = TcpStream::connect_timeout(&address, Duration::from_millis(100)) {
-        queue.push(stream);
-        assert!(queue.len() < 10, "the queue does not fill");
-    }
-    (address, (listener, queue))
 }

@@ -14,6 +14,7 @@ mod limits;
 mod opaque;
 mod outlier;
 mod policy;
+mod retries;
 mod routing;
 mod server_name;
 mod world;

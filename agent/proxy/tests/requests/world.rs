@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use serde_json::{Value, json};
+use socket2::{Domain, Socket, Type};
 use undermesh_core::api;
 use undermesh_core::client::Client;
 use undermesh_core::cluster::Workload;
@@ -420,4 +421,18 @@ pub fn destination_rule(host: &str, spec: Value) -> Value {
 pub fn refused() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     listener.local_addr().unwrap()
+}
+
+/// A listener whose queue is full: the kernel drops further SYNs, so connecting hangs.
+pub fn silent() -> (SocketAddr, (Socket, Vec<TcpStream>)) {
+    let listener = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    listener.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+    listener.listen(0).unwrap();
+    let address = listener.local_addr().unwrap().as_socket().unwrap();
+    let mut queue = Vec::new();
+    while let Ok(stream) = TcpStream::connect_timeout(&address, Duration::from_millis(100)) {
+        queue.push(stream);
+        assert!(queue.len() < 10, "the queue does not fill");
+    }
+    (address, (listener, queue))
 }
