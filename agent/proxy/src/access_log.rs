@@ -138,6 +138,8 @@ pub(crate) struct Entry<'a> {
     /// `HTTP/1.1`, `HTTP/2`, or `-` for an opaque connection.
     pub protocol: &'static str,
     pub status: u16,
+    /// Of a gRPC call, if it is known; JSON only, since Istio's text format has no place for it.
+    pub grpc_status: Option<u32>,
     pub flags: ResponseFlags,
     /// `via_upstream`, `route_not_found`, ...: Envoy's RESPONSE_CODE_DETAILS.
     pub details: &'static str,
@@ -435,6 +437,9 @@ fn json(out: &mut Vec<u8>, entry: &Entry<'_>, clock: &Clock) {
             None => drop(write!(out, ",\"{key}\":null")),
         }
     }
+    if let Some(status) = entry.grpc_status {
+        let _ = write!(out, ",\"grpc_status\":{status}");
+    }
     let _ = writeln!(out, ",\"generation\":{}}}", entry.generation);
 }
 
@@ -462,6 +467,7 @@ mod tests {
             note,
             protocol: "HTTP/1.1",
             status: 200,
+            grpc_status: None,
             flags: ResponseFlags::NONE,
             details: "via_upstream",
             received: 0,
@@ -524,6 +530,18 @@ mod tests {
             line.contains(r#""user_agent":"x\" 200 \u000a"#) && line.contains(r#""x_forwarded_for":null"#),
             "{line}"
         );
+    }
+
+    #[test]
+    fn a_grpc_status_is_said_of_grpc_calls_alone() {
+        let clock = fixed_clock();
+        let note = note(b"/shop.Catalog/List", b"grpc");
+        for (grpc_status, want) in [(Some(14), true), (None, false)] {
+            let mut out = Vec::new();
+            json(&mut out, &Entry { grpc_status, ..entry(&note, &clock) }, &clock);
+            let line = String::from_utf8(out).unwrap();
+            assert_eq!(line.contains(",\"grpc_status\":14,"), want, "{line}");
+        }
     }
 
     #[test]

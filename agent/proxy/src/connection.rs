@@ -19,6 +19,7 @@ use tokio::net::TcpStream;
 use tokio::task::AbortHandle;
 use undermesh_core::inventory::Protocol;
 
+use crate::http2::ServeError;
 use crate::inlet::Caller;
 use crate::metrics::Counter;
 use crate::opaque::{self, Early};
@@ -269,8 +270,25 @@ async fn serve_http2(
     let path = Rc::new(HttpPath::new(worker.clone(), caller.clone(), target, peer));
     let settings = worker.http2_settings(target);
     let draining = worker.shared.draining.clone();
-    // How the connection ended is of no interest: each of its requests has a record of its own.
-    let _ = Box::pin(http2::serve(io, &[], path, settings, worker.buffers.clone(), draining)).await;
+    let served = Box::pin(http2::serve(io, &[], path, settings, worker.buffers.clone(), draining)).await;
+    if let Some(counter) = served.err().as_ref().and_then(blame) {
+        worker.shard.count(counter);
+    }
+}
+
+/// What the client did to have its connection ended. That it went away is nothing: its requests have records of their own.
+fn blame(error: &ServeError) -> Option<Counter> {
+    match error {
+        ServeError::Connection(error) if error.reason() == Some(h2::Reason::ENHANCE_YOUR_CALM) => {
+            Some(Counter::Http2Flood)
+        }
+        ServeError::Connection(error) => {
+            (!error.is_io() && !error.is_remote()).then_some(Counter::Http2Protocol)
+        }
+        ServeError::TooManyResets => Some(Counter::Http2Flood),
+        ServeError::HandshakeTimeout(_) => Some(Counter::Http2Handshake),
+        ServeError::DrainTimeout(_) => Some(Counter::Http2Drain),
+    }
 }
 
 async fn serve_opaque(

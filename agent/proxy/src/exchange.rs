@@ -14,6 +14,7 @@
 
 use std::time::{Duration, Instant};
 
+use http::HeaderMap;
 use undermesh_core::edits::Edits;
 use undermesh_core::view::{RequestView, ResponseView};
 
@@ -150,6 +151,14 @@ pub struct Transfer {
     pub sent: u64,
     /// How it ended.
     pub end: End,
+    /// `grpc-status` of the response's trailers. (A gRPC status in the head is the judge's to see; trailers that pass from
+    /// HTTP/1.1 to HTTP/1.1 are not looked at.)
+    pub grpc_status: Option<u32>,
+}
+
+/// The `grpc-status` of a trailer section.
+pub(crate) fn grpc_status(trailers: &HeaderMap) -> Option<u32> {
+    trailers.get("grpc-status")?.to_str().ok()?.trim().parse().ok()
 }
 
 /// A response of our own.

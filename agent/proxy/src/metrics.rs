@@ -120,6 +120,10 @@ counters! {
     EjectionsPrevented "counter" "undermesh_outlier_ejections_prevented_total" "" "Ejections that maxEjectionPercent forbade.";
     EjectionsActive "gauge" "undermesh_outlier_ejections_active" "" "Endpoints that are left out now, counted for each client.";
     OpaqueFailed "counter" "undermesh_tcp_failed_total" "" "Opaque connections that got no endpoint.";
+    Http2Protocol "counter" "undermesh_http2_errors_total" "reason=\"protocol\"" "Clients' HTTP/2 connections that were ended for what the client did.";
+    Http2Flood "counter" "undermesh_http2_errors_total" "reason=\"flood\"" "Clients' HTTP/2 connections that were ended for what the client did.";
+    Http2Handshake "counter" "undermesh_http2_errors_total" "reason=\"handshake_timeout\"" "Clients' HTTP/2 connections that were ended for what the client did.";
+    Http2Drain "counter" "undermesh_http2_errors_total" "reason=\"drain_timeout\"" "Clients' HTTP/2 connections that were ended for what the client did.";
     Malformed "counter" "undermesh_malformed_requests_total" "" "Bytes from clients that were no valid request.";
 }
 
@@ -247,7 +251,7 @@ pub fn escape(value: &str) -> std::borrow::Cow<'_, str> {
 pub(crate) struct Outcome {
     pub status: u16,
     pub flags: ResponseFlags,
-    /// gRPC status, when known from the head.
+    /// gRPC status, from the head or the trailers.
     pub grpc_status: Option<u32>,
     pub is_grpc: bool,
 }

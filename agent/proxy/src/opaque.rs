@@ -235,6 +235,7 @@ impl Drop for TcpRecord<'_> {
             note: &note,
             protocol: "-",
             status: 0,
+            grpc_status: None,
             flags: self.flags,
             details: "",
             received,

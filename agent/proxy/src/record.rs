@@ -135,6 +135,7 @@ impl Record {
             End::Timeout => ResponseFlags::UPSTREAM_REQUEST_TIMEOUT,
             End::ClientProtocol => ResponseFlags::DOWNSTREAM_PROTOCOL_ERROR,
         });
+        self.grpc_status = transfer.grpc_status.or(self.grpc_status);
         self.transfer = Some(transfer);
     }
 
@@ -159,7 +160,8 @@ impl Drop for Record {
         let outcome = Outcome {
             status: self.status,
             flags: self.flags,
-            grpc_status: self.grpc_status,
+            // What gRPC does not know is UNKNOWN: labels are a bounded set, whatever an upstream says.
+            grpc_status: self.grpc_status.map(|status| if status > 16 { 2 } else { status }),
             is_grpc: self.is_grpc,
         };
         let pool = self.cluster.as_ref().zip(self.endpoint).and_then(|(bound, index)| bound.pools.get(index));
@@ -180,6 +182,7 @@ impl Drop for Record {
                 note: &self.note,
                 protocol: self.protocol,
                 status: self.status,
+                grpc_status: self.grpc_status.filter(|_| self.is_grpc),
                 flags: self.flags,
                 details: self.details,
                 received,

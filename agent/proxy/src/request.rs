@@ -194,7 +194,12 @@ impl RequestPath for HttpPath {
         );
         record.begin();
         record.local(&Local { status, details: why, ..local::BAD_REQUEST });
-        record.finish(Transfer { received: 0, sent: sent_bytes, end: crate::exchange::End::Complete });
+        record.finish(Transfer {
+            received: 0,
+            sent: sent_bytes,
+            end: crate::exchange::End::Complete,
+            grpc_status: None,
+        });
     }
 
     fn is_draining(&self) -> bool {

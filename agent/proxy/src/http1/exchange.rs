@@ -226,6 +226,6 @@ impl<S: ClientIo, P: RequestPath> Exchange for Http1Exchange<S, P> {
         })
         .await;
         let content = if self.asked.head { 0 } else { reply.body.len() - rest.len() };
-        Transfer { received: self.upload.content(), sent: content as u64, end }
+        Transfer { received: self.upload.content(), sent: content as u64, end, grpc_status: None }
     }
 }

@@ -161,7 +161,7 @@ impl<S: ClientIo, P: RequestPath> Http1Exchange<S, P> {
         // Approved but unsent bytes are all content but for the head, which goes first.
         let unsent = if end == End::Complete { 0 } else { self.download.pipe.out().len() as u64 };
         let sent = self.download.content().saturating_sub(unsent);
-        Transfer { received: self.upload.content(), sent, end }
+        Transfer { received: self.upload.content(), sent, end, grpc_status: None }
     }
 
     /// Parses, judges and rewrites the head of a response. Interim ones go straight to the client.

@@ -22,7 +22,7 @@ use super::exchange::{Fate, Http1Exchange};
 use super::framing::{Framing, PieceKind};
 use super::io::ClientIo;
 use super::relay::{Client, ROUNDS};
-use crate::exchange::{AttemptError, End, Judge, Limits, RequestPath, Transfer, Verdict};
+use crate::exchange::{AttemptError, End, Judge, Limits, RequestPath, Transfer, Verdict, grpc_status};
 
 const ATTEMPT_COUNT: HeaderName = HeaderName::from_static("x-envoy-attempt-count");
 /// Bytes around a chunk's content.
@@ -60,6 +60,8 @@ struct Stream {
     /// Content that the download pipe had no room for yet.
     pending: Bytes,
     is_ended: bool,
+    /// Of the response's trailers.
+    grpc_status: Option<u32>,
 }
 
 /// The head of a response, as `core` sees it.
@@ -130,6 +132,7 @@ impl<S: ClientIo, P: RequestPath> Http1Exchange<S, P> {
             outgoing: Outgoing::Empty,
             pending: Bytes::new(),
             is_ended: false,
+            grpc_status: None,
         });
         if self.expects_continue && !self.upload.is_done() {
             // Nothing says that the upstream will: `Expect` ends here, so the client is told by us.
@@ -243,6 +246,8 @@ impl<S: ClientIo, P: RequestPath> Http1Exchange<S, P> {
     pub(super) async fn relay_http2(&mut self, limits: &Limits) -> Transfer {
         let end = poll_fn(|context| self.poll_relay_http2(context, limits)).await;
         let was_sent = self.upload.is_done() && self.upload.pipe.is_flushed();
+        let stream = self.http2.as_ref().and_then(|side| side.stream.as_ref());
+        let grpc_status = stream.and_then(|stream| stream.grpc_status);
         self.drop_stream();
         if end == End::Complete {
             if !was_sent {
@@ -254,7 +259,7 @@ impl<S: ClientIo, P: RequestPath> Http1Exchange<S, P> {
             self.fate = Fate::Abort;
         }
         let sent = self.download.content();
-        Transfer { received: self.upload.content(), sent, end }
+        Transfer { received: self.upload.content(), sent, end, grpc_status }
     }
 
     fn poll_relay_http2(&mut self, context: &mut Context<'_>, limits: &Limits) -> Poll<End> {
@@ -332,6 +337,7 @@ impl<S: ClientIo, P: RequestPath> Http1Exchange<S, P> {
             Poll::Ready(Err(_)) => return Down::Cut,
             Poll::Pending => return Down::Waits,
         };
+        stream.grpc_status = trailers.as_ref().and_then(grpc_status);
         if stream.outgoing == Outgoing::Chunked {
             let pool = Rc::clone(self.download.pipe.pool());
             let is_written = pool.with_scratch(|scratch| {

@@ -71,7 +71,7 @@ impl<S: ClientIo, P: RequestPath> Http1Exchange<S, P> {
                 io.reset_on_close();
             }
         }
-        Transfer { received: self.upload.content(), sent: self.download.content(), end }
+        Transfer { received: self.upload.content(), sent: self.download.content(), end, grpc_status: None }
     }
 }
 

@@ -25,7 +25,7 @@ use super::reply::{Closed, Reply, SharedReply};
 use super::upstream::{Attempt, Head, Truncated, not_sent};
 use crate::buffer::BufferPool;
 use crate::exchange::{
-    AttemptError, ClientGone, End, Exchange, Judge, Limits, LocalReply, Transfer, Verdict,
+    AttemptError, ClientGone, End, Exchange, Judge, Limits, LocalReply, Transfer, Verdict, grpc_status,
 };
 use crate::pool::Upstream;
 
@@ -43,6 +43,8 @@ pub struct Http2Exchange {
     edits: Edits,
     /// Bytes of the response's body sent so far.
     sent: u64,
+    /// Of the response's trailers.
+    grpc_status: Option<u32>,
 }
 
 impl Http2Exchange {
@@ -63,6 +65,7 @@ impl Http2Exchange {
             buffers,
             edits: Edits::default(),
             sent: 0,
+            grpc_status: None,
         }
     }
 
@@ -167,6 +170,7 @@ impl Http2Exchange {
                     let Ok(trailers) = ready!(upstream.poll_trailers(cx)) else {
                         return Poll::Ready(End::UpstreamReset);
                     };
+                    self.grpc_status = trailers.as_ref().and_then(grpc_status);
                     let ended = reply.end(trailers);
                     return Poll::Ready(if ended.is_ok() { End::Complete } else { End::ClientGone });
                 }
@@ -175,7 +179,7 @@ impl Http2Exchange {
     }
 
     fn transfer(&self, end: End) -> Transfer {
-        Transfer { received: self.body.received(), sent: self.sent, end }
+        Transfer { received: self.body.received(), sent: self.sent, end, grpc_status: self.grpc_status }
     }
 }
 

@@ -107,7 +107,7 @@ fn a_request_becomes_a_line_and_headers_and_its_answer_comes_back() {
         assert_eq!(lines, want);
         assert_eq!(
             path.record().await,
-            Record::Relayed(Transfer { received: 0, sent: 5, end: End::Complete })
+            Record::Relayed(Transfer { received: 0, sent: 5, end: End::Complete, grpc_status: None })
         );
         until("the connection back", || path.home.given_back.get() == 1).await;
         assert_eq!(path.home.closed.get(), 0);

@@ -63,7 +63,7 @@ fn a_reset_amid_the_answer_reaches_the_upstream() {
         stream.send_reset(Reason::CANCEL);
         assert_eq!(
             path.record().await,
-            Record::Relayed(Transfer { received: 0, sent: 5, end: End::ClientGone })
+            Record::Relayed(Transfer { received: 0, sent: 5, end: End::ClientGone, grpc_status: None })
         );
         until("the upstream's reset", || reason.get() == Some(Reason::CANCEL)).await;
     });
@@ -160,7 +160,7 @@ fn an_upstreams_reset_amid_its_body_resets_the_client() {
         assert_eq!(error.reason(), Some(Reason::INTERNAL_ERROR));
         assert_eq!(
             path.record().await,
-            Record::Relayed(Transfer { received: 0, sent: 4, end: End::UpstreamReset })
+            Record::Relayed(Transfer { received: 0, sent: 4, end: End::UpstreamReset, grpc_status: None })
         );
     });
 }
@@ -275,7 +275,7 @@ fn a_route_timeout_cuts_a_response_and_a_try_timeout_does_not() {
         assert!(asked.elapsed() >= Duration::from_millis(100));
         assert_eq!(
             path.record().await,
-            Record::Relayed(Transfer { received: 0, sent: 5, end: End::Timeout })
+            Record::Relayed(Transfer { received: 0, sent: 5, end: End::Timeout, grpc_status: None })
         );
     });
 }
@@ -299,7 +299,7 @@ fn an_answer_before_the_end_of_the_request_stops_the_upload() {
         assert_eq!(reset, Reason::NO_ERROR);
         assert_eq!(
             path.record().await,
-            Record::Relayed(Transfer { received: 1000, sent: 0, end: End::Complete })
+            Record::Relayed(Transfer { received: 1000, sent: 0, end: End::Complete, grpc_status: None })
         );
     });
 }

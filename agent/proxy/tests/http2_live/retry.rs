@@ -58,7 +58,7 @@ fn a_503_is_tried_again_with_the_same_body_and_trailers() {
         assert_eq!(seen.len(), 2);
         assert_eq!(
             path.record().await,
-            Record::Relayed(Transfer { received: 40_000, sent: 0, end: End::Complete })
+            Record::Relayed(Transfer { received: 40_000, sent: 0, end: End::Complete, grpc_status: None })
         );
     });
 }

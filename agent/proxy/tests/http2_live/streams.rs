@@ -18,7 +18,12 @@ use super::support::*;
 const MIB: usize = 1024 * 1024;
 
 fn complete(received: usize, sent: usize) -> Record {
-    Record::Relayed(Transfer { received: received as u64, sent: sent as u64, end: End::Complete })
+    Record::Relayed(Transfer {
+        received: received as u64,
+        sent: sent as u64,
+        end: End::Complete,
+        grpc_status: None,
+    })
 }
 
 #[test]
@@ -331,7 +336,7 @@ fn a_local_reply_without_body_ends_with_its_head() {
         assert_eq!(response.headers().get("content-type").unwrap(), "application/grpc");
         assert_eq!(
             path.record().await,
-            Record::Answered(Transfer { received: 0, sent: 0, end: End::Complete })
+            Record::Answered(Transfer { received: 0, sent: 0, end: End::Complete, grpc_status: None })
         );
     });
 }

@@ -10,6 +10,7 @@
 )]
 
 mod failures;
+mod grpc;
 mod limits;
 mod opaque;
 mod outlier;

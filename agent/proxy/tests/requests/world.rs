@@ -193,6 +193,11 @@ impl Connection {
         self.reader.read_to_end(&mut bytes).map(|_| bytes)
     }
 
+    /// The socket, for another codec.
+    pub fn into_inner(self) -> TcpStream {
+        self.io
+    }
+
     pub fn read(&mut self, count: usize) -> Vec<u8> {
         let mut bytes = vec![0; count];
         self.reader.read_exact(&mut bytes).unwrap();
