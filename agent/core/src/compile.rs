@@ -9,6 +9,7 @@
 //!                                └───────────────▶ references: what names what does not exist
 //! ```
 
+mod cors;
 mod delegate;
 mod destination_rule;
 mod endpoints;

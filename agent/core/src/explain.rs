@@ -25,7 +25,7 @@ use answer::Answer;
 use request::View;
 pub use request::{GatewaySource, ProtocolName, Request, Requests, Source};
 pub use result::{
-    DecidedBy, Destination, DirectAnswer, EndpointAnswer, Explanation, FaultAnswer, MirrorAnswer,
+    CorsAnswer, DecidedBy, Destination, DirectAnswer, EndpointAnswer, Explanation, FaultAnswer, MirrorAnswer,
     OutcomeName, PolicyAnswer, RedirectAnswer, RequestAnswer, ResponseAnswer, Results, Retries, Rule,
     ServiceName, VERSION,
 };
@@ -222,6 +222,7 @@ fn http(
     let aborts = route.fault.abort.filter(|abort| abort.percent == Percent::ALL);
     match decision.outcome {
         Outcome::Forward { .. } => forward(table, &decision, route, &view, &mut answer),
+        Outcome::Preflight => answer.direct_response(200, b""),
         Outcome::Redirect => redirect(table, &decision, &view, &mut answer),
         Outcome::DirectResponse => {
             if let Some((status, body)) = route::direct_response(table, &decision) {
@@ -236,6 +237,11 @@ fn http(
         }
         Outcome::NoRoute | Outcome::Passthrough | Outcome::HttpsRedirect => {}
     }
+    if let Some(cors) = route.cors.as_deref().filter(|_| matches!(route.action, route::Action::Forward)) {
+        let mut edits = Edits::default();
+        route::cors_edits(table, &decision, &view, &mut edits);
+        answer.cors(cors, cors.judge(&view), &edits);
+    }
     if let Some(abort) = aborts {
         let status = match abort.abort {
             Abort::Http(status) if !view.is_grpc() => status,
@@ -247,7 +253,7 @@ fn http(
     let outcome = match decision.outcome {
         Outcome::Forward { .. } => OutcomeName::Forward,
         Outcome::Redirect | Outcome::HttpsRedirect => OutcomeName::Redirect,
-        Outcome::DirectResponse => OutcomeName::DirectResponse,
+        Outcome::DirectResponse | Outcome::Preflight => OutcomeName::DirectResponse,
         Outcome::Passthrough => OutcomeName::Passthrough,
         Outcome::NoRoute | Outcome::Reject { .. } => OutcomeName::Reject,
     };
@@ -294,6 +300,7 @@ fn forward(table: &HttpTable, decision: &Decision, route: &Route, view: &View<'_
         let (mut request, mut response) = (Edits::default(), Edits::default());
         route::request_edits(table, &decision, view, &facts, &mut request);
         route::response_edits(table, &decision, None::<&answer::NoResponse>, &facts, &mut response);
+        route::cors_edits(table, &decision, view, &mut response);
         (Some(answer::request(view, &request)), Some(answer::response(&response)))
     });
 }

@@ -4,12 +4,13 @@
 //!   HttpTable (one client, one dialled address)          RequestView
 //!        │  host ─▶ virtual host ─▶ first route that matches ─▶ weight, fault draws
 //!        ▼
-//!   Decision ─▶ request_edits · response_edits · redirect · direct_response
+//!   Decision ─▶ request_edits · response_edits · cors_edits · redirect · direct_response · mirrors
 //! ```
 //!
 //! Tables are built by `Snapshot::outbound` and `Snapshot::gateway`; nothing here knows resources, clients or addresses.
 //! Deciding allocates nothing but for oddities (several lines of a header that Envoy joins). Rules: istio-semantics section 2.
 
+mod cors;
 mod decide;
 mod edits;
 #[cfg(test)]
@@ -26,7 +27,8 @@ mod rewrite;
 mod table;
 mod tcp;
 
-pub use decide::{Decision, Outcome, decide};
+pub use cors::{CorsPolicy, CrossOrigin, cors_edits};
+pub use decide::{Decision, Outcome, decide, mirrors};
 pub use edits::{direct_response, redirect, request_edits, response_edits};
 pub use format::{Facts, FormatError, FormatString};
 pub use headers::{HeaderEdits, HeaderOps};

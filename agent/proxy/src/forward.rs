@@ -347,6 +347,7 @@ impl Judge for Response<'_> {
         record.upstream_time = Some(time);
         let outlet = record.outlet();
         route::response_edits(outlet.http(), &record.decision, Some(head), &self.facts, edits);
+        record.add_cors(edits);
         if head.header("x-envoy-upstream-service-time").is_none() {
             let mut text = itoa(time.as_millis() as u64);
             edits.add("x-envoy-upstream-service-time", text.digits());

@@ -82,6 +82,8 @@ pub(crate) const CLUSTER_REFUSED: Local = local(
     "upstream connect error or disconnect/reset before headers. reset reason: policy of the destination is not enforceable",
 );
 pub(crate) const BLOCKED: Local = local(502, ResponseFlags::NONE, "direct_response", "");
+/// To a CORS preflight, with the policy's lines.
+pub(crate) const PREFLIGHT: Local = local(200, ResponseFlags::NONE, "cors_response", "");
 pub(crate) const UPGRADE_REFUSED: Local = local(403, ResponseFlags::NONE, "upgrade_failed", "");
 pub(crate) const BAD_REQUEST: Local =
     local(400, ResponseFlags::DOWNSTREAM_PROTOCOL_ERROR, "http1.codec_error", "");

@@ -8,6 +8,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use undermesh_core::cluster::Cluster;
+use undermesh_core::edits::Edits;
 use undermesh_core::route::{Decision, RuleRef};
 
 use crate::access_log::{Entry, Note};
@@ -61,6 +62,8 @@ pub(crate) struct Record {
     pub flags: ResponseFlags,
     pub details: &'static str,
     pub upstream_time: Option<Duration>,
+    /// What the response says of its origin, for a cross-origin request.
+    pub cors: Option<Box<Edits>>,
     transfer: Option<Transfer>,
     cluster: Option<Rc<Bound>>,
     endpoint: Option<usize>,
@@ -96,6 +99,7 @@ impl Record {
             flags: ResponseFlags::NONE,
             details: "",
             upstream_time: None,
+            cors: None,
             transfer: None,
             cluster: None,
             endpoint: None,
@@ -124,6 +128,13 @@ impl Record {
         self.status = local.status;
         self.flags.insert(local.flags);
         self.details = local.details;
+    }
+
+    /// Sets the lines for a cross-origin request over whatever else sets them.
+    pub(crate) fn add_cors(&self, edits: &mut Edits) {
+        for (name, value) in self.cors.iter().flat_map(|cors| cors.lines()) {
+            edits.set(name, value);
+        }
     }
 
     /// The response has gone out, or not.

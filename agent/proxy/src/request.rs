@@ -14,7 +14,7 @@ use std::rc::Rc;
 
 use undermesh_core::cluster::{Cluster, UpstreamProtocol};
 use undermesh_core::edits::Edits;
-use undermesh_core::route::{self, Abort, Decision, Facts, GrpcStatus, Outcome};
+use undermesh_core::route::{self, Abort, Decision, Facts, GrpcStatus, HttpTable, Outcome};
 use undermesh_core::view::{HttpVersion, RequestView, ResponseView};
 
 use crate::access_log::Note;
@@ -74,6 +74,7 @@ impl HttpPath {
             Outcome::Redirect
             | Outcome::HttpsRedirect
             | Outcome::DirectResponse
+            | Outcome::Preflight
             | Outcome::NoRoute
             | Outcome::Reject { .. } => None,
         }
@@ -130,22 +131,29 @@ impl RequestPath for HttpPath {
             HttpVersion::Http2 => "HTTP/2",
         };
         let is_idempotent = matches!(head.method(), "GET" | "HEAD" | "OPTIONS" | "PUT" | "DELETE" | "TRACE");
-        let record = Record::new(
+        let cors = cors_lines(table, &decision, head);
+        let mut record = Record::new(
             worker.clone(),
             self.caller.clone(),
-            outlet,
+            outlet.clone(),
             decision,
             note,
             self.peer,
             protocol,
             head.is_grpc(),
         );
+        record.cors = cors;
         (Plan { record, is_idempotent, is_upgrade_refused, bound, location, upstream }, stage)
     }
 
     async fn run<X: Exchange>(&self, mut plan: Plan, exchange: &mut X) {
         plan.record.begin();
         let decision = plan.record.decision;
+        if plan.is_upgrade_refused {
+            // Before any filter, faults and CORS included.
+            plan.record.cors = None;
+            return self.answer(&mut plan.record, &local::UPGRADE_REFUSED, exchange).await;
+        }
         if let Some(delay) = decision.delay {
             plan.record.flags.insert(ResponseFlags::DELAY_INJECTED);
             if exchange.pause(plan.record.started + delay).await.is_err() {
@@ -155,9 +163,6 @@ impl RequestPath for HttpPath {
         if let Some(abort) = decision.abort {
             return self.abort(&mut plan.record, abort, exchange).await;
         }
-        if plan.is_upgrade_refused {
-            return self.answer(&mut plan.record, &local::UPGRADE_REFUSED, exchange).await;
-        }
         match decision.outcome {
             Outcome::Forward { .. } | Outcome::Passthrough => match plan.bound.take() {
                 Some(bound) => self.forward(&mut plan, bound, exchange).await,
@@ -165,6 +170,7 @@ impl RequestPath for HttpPath {
             },
             Outcome::Redirect | Outcome::HttpsRedirect => self.redirect(&mut plan, exchange).await,
             Outcome::DirectResponse => self.direct_response(&mut plan.record, exchange).await,
+            Outcome::Preflight => self.preflight(&mut plan.record, exchange).await,
             Outcome::NoRoute => self.answer(&mut plan.record, &local::NO_ROUTE, exchange).await,
             Outcome::Reject { status } => {
                 let local = Local { status, ..local::BLOCKED };
@@ -275,6 +281,7 @@ impl HttpPath {
         let outlet = record.outlet().clone();
         let own = OwnHead { status };
         route::response_edits(outlet.http(), &record.decision, Some(&own), &self.facts(), &mut edits);
+        record.add_cors(&mut edits);
         let reply = if record.is_grpc && !(300..400).contains(&status) {
             let GrpcStatus(grpc) = GrpcStatus::of_http(status);
             record.grpc_status = Some(grpc);
@@ -289,6 +296,8 @@ impl HttpPath {
     }
 
     async fn abort<X: Exchange>(&self, record: &mut Record, abort: Abort, exchange: &mut X) {
+        // Faults come before CORS.
+        record.cors = None;
         let status = match abort {
             Abort::Http(status) => status,
             Abort::Grpc(_) => 200,
@@ -324,12 +333,28 @@ impl HttpPath {
         self.reply(record, edits, status, b"", exchange).await;
     }
 
+    /// The rule's header operations do not apply to it (Envoy: the filter answers by itself).
+    async fn preflight<X: Exchange>(&self, record: &mut Record, exchange: &mut X) {
+        record.local(&local::PREFLIGHT);
+        let edits = record.cors.take().unwrap_or_default();
+        let transfer = exchange.answer(&LocalReply { status: 200, edits: &edits, body: b"" }).await;
+        record.finish(transfer);
+    }
+
     async fn direct_response<X: Exchange>(&self, record: &mut Record, exchange: &mut X) {
         let outlet = record.outlet().clone();
         let (status, body) = route::direct_response(outlet.http(), &record.decision).unwrap_or((500, b""));
         record.local(&Local { status, details: "direct_response", ..local::BLOCKED });
         self.reply(record, Edits::default(), status, body, exchange).await;
     }
+}
+
+/// What a cross-origin request's response has to say.
+fn cors_lines(table: &HttpTable, decision: &Decision, head: &impl RequestView) -> Option<Box<Edits>> {
+    table.route(decision.route?)?.cors.as_ref()?;
+    let mut lines = Edits::default();
+    route::cors_edits(table, decision, head, &mut lines);
+    (!lines.is_empty()).then(|| Box::new(lines))
 }
 
 /// The head of a response of our own, for the rule's header operations.

@@ -3,17 +3,19 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{headers, http_match, port_number};
+use super::{cors, headers, http_match, port_number};
 use crate::api::duration;
 use crate::api::fault::HttpFaultInjection;
-use crate::api::http_route::{HttpDirectResponse, HttpRedirect, HttpRetry, RedirectPortSelection};
+use crate::api::http_route::{
+    CorsPolicy as WrittenCors, HttpDirectResponse, HttpRedirect, HttpRetry, RedirectPortSelection,
+};
 use crate::api::meta::Resource;
 use crate::api::string_match::{Condition as Written, StringMatch};
 use crate::api::virtual_service::{Destination, HttpRoute, Percent as WrittenPercent, VirtualService};
 use crate::diagnostic::{Code, Diagnostic, Severity};
 use crate::route::{
-    Abort, BackOff, DirectResponse, Fault, FaultAbort, FaultDelay, GrpcStatus, HeaderEdits, PathRedirect,
-    PathRewrite, Percent, Redirect, RegexRewrite, RetryOn, RetryPolicy, Rewrite, RuleRef,
+    Abort, BackOff, CorsPolicy, DirectResponse, Fault, FaultAbort, FaultDelay, GrpcStatus, HeaderEdits,
+    PathRedirect, PathRewrite, Percent, Redirect, RegexRewrite, RetryOn, RetryPolicy, Rewrite, RuleRef,
 };
 use crate::snapshot::{Body, CompiledRule, Entry, EntryAction, Leg, MirrorLeg, RedirectPort};
 
@@ -100,6 +102,10 @@ pub(super) fn compile_rule(
         },
         fault: rule.fault.as_ref().map(fault).unwrap_or_default(),
         mirrors: mirrors(rule),
+        cors: rule
+            .cors_policy
+            .as_ref()
+            .map(|written| Arc::new(cors_policy(written, context, &action, diagnostics))),
     };
     let entry = |at: Option<usize>| {
         let (written, compiled) = match at.and_then(|at| rule.matches.get(at)) {
@@ -387,6 +393,28 @@ fn fault(written: &HttpFaultInjection) -> Fault {
         Some(FaultAbort { abort: answer, percent: share(abort.percentage.as_ref()) })
     });
     Fault { delay, abort }
+}
+
+fn cors_policy(
+    written: &WrittenCors,
+    context: &RuleContext<'_>,
+    action: &RuleAction<'_>,
+    diagnostics: &mut Vec<Diagnostic>,
+) -> CorsPolicy {
+    let (policy, broken) = cors::compile(written);
+    for (field, error) in broken {
+        diagnostics.push(
+            context
+                .error(Code::InvalidRegex, &format!("corsPolicy.{field}"), error.to_string())
+                .with_hint("it allows no origin until the expression is corrected"),
+        );
+    }
+    if matches!(action, RuleAction::Redirect(..) | RuleAction::DirectResponse(_)) {
+        let message = "a CORS policy does nothing on a redirect or a direct response";
+        let field = context.field("corsPolicy");
+        diagnostics.push(context.resource.diagnostic(Severity::Warning, Code::NoEffect, &field, message));
+    }
+    policy
 }
 
 fn mirrors(rule: &HttpRoute) -> Vec<MirrorLeg> {

@@ -70,7 +70,7 @@ fn what_is_written_and_not_enforced_is_said() {
         (
             "VirtualService",
             json!({"http": [{}, {"mirror": {"host": "b"}, "mirrorPercentage": {"value": 1}, "corsPolicy": {"allowOrigin": ["a"]}}]}),
-            vec![warning("spec.http[1].corsPolicy"), warning("spec.http[1].mirror")],
+            vec![warning("spec.http[1].mirror")],
         ),
         (
             "VirtualService",

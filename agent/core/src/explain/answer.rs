@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 
 use super::request::{Request, View};
 use super::result::{
-    DecidedBy, Destination, DirectAnswer, EndpointAnswer, Explanation, FaultAnswer, MirrorAnswer,
+    CorsAnswer, DecidedBy, Destination, DirectAnswer, EndpointAnswer, Explanation, FaultAnswer, MirrorAnswer,
     OutcomeName, PolicyAnswer, RedirectAnswer, RequestAnswer, ResponseAnswer, Retries, Rule, ServiceName,
 };
 use super::trace::Trace;
 use crate::cluster::{Availability, Cluster, Discovery};
 use crate::edits::Edits;
-use crate::route::{Abort, Fault, Route, RuleRef, WeightedDestination};
+use crate::route::{Abort, CorsPolicy, CrossOrigin, Fault, Route, RuleRef, WeightedDestination};
 use crate::view::{RequestView, ResponseView};
 
 pub(super) struct Answer {
@@ -105,6 +105,22 @@ impl Answer {
             percent: mirror.percent.value(),
         });
         self.explanation.mirrors = mirrors.collect();
+    }
+
+    /// The rule's cross-origin policy, what it makes of the request (`None`: it has no origin), and what that sets.
+    pub(super) fn cors(&mut self, policy: &CorsPolicy, asked: Option<CrossOrigin<'_>>, edits: &Edits) {
+        self.explanation.cors = Some(CorsAnswer {
+            allow_origins: policy.allow_origins.iter().map(ToString::to_string).collect(),
+            allow_methods: policy.allow_methods.to_string(),
+            allow_headers: policy.allow_headers.to_string(),
+            expose_headers: policy.expose_headers.to_string(),
+            max_age_seconds: policy.max_age_seconds,
+            allow_credentials: policy.allow_credentials,
+            unmatched_preflights: if policy.forwards_unmatched_preflights { "FORWARD" } else { "IGNORE" },
+            origin_allowed: asked.map(|asked| asked.is_allowed),
+            preflight: asked.is_some_and(|asked| asked.is_preflight),
+            response_headers: lines(edits, |_| true),
+        });
     }
 
     /// The destinations, and with them the policy and what fails for certain. `edits` says what changes for each.

@@ -51,8 +51,8 @@ pub struct Explanation {
     pub retries: Option<Retries>,
     /// Copies.
     pub mirrors: Vec<MirrorAnswer>,
-    /// Cross-origin rules; not enforced yet, so never there.
-    pub cors: Option<()>,
+    /// Cross-origin rules of a route that forwards.
+    pub cors: Option<CorsAnswer>,
     /// Where the policy of the destinations was written.
     pub policy: Vec<PolicyAnswer>,
     /// For people: what was tried, in order.
@@ -266,6 +266,31 @@ pub struct MirrorAnswer {
     pub port: u16,
     /// Share of requests.
     pub percent: f64,
+}
+
+/// Cross-origin rules, and what they make of the request.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct CorsAnswer {
+    /// `exact "http://ui.example"`, ...
+    pub allow_origins: Vec<String>,
+    /// As sent, joined with commas.
+    pub allow_methods: String,
+    /// As sent.
+    pub allow_headers: String,
+    /// As sent.
+    pub expose_headers: String,
+    /// Whole seconds.
+    pub max_age_seconds: Option<u64>,
+    /// Whether credentials are allowed.
+    pub allow_credentials: bool,
+    /// `FORWARD` or `IGNORE`.
+    pub unmatched_preflights: &'static str,
+    /// Whether the request's origin is allowed; `null` if it has none.
+    pub origin_allowed: Option<bool>,
+    /// Whether the request is a preflight.
+    pub preflight: bool,
+    /// What is set in the response.
+    pub response_headers: BTreeMap<String, Vec<String>>,
 }
 
 /// Where a block of policy was written.

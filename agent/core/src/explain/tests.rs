@@ -132,3 +132,42 @@ fn results_keep_the_order_and_name_version_and_generation() {
     let ids: Vec<_> = results.results.iter().map(|it| &*it.id).collect();
     assert_eq!((results.version, results.generation, ids), (1, 4, vec!["b", "a"]));
 }
+
+#[test]
+fn a_cross_origin_policy_is_shown_with_what_it_makes_of_the_request() {
+    let rules = virtual_service(
+        "v",
+        "{hosts: [catalog], http: [{corsPolicy: {allowOrigins: [{exact: a}, {prefix: b}], allowMethods: [GET], maxAge: 1m}, route: [{destination: {host: catalog}}]}]}",
+    );
+    let of = |origin: &str, method: &str| {
+        let mut request = catalog();
+        request["method"] = method.into();
+        request["headers"] = json!({"origin": [origin], "access-control-request-method": ["GET"]});
+        ask(&[REGISTRY, &rules], request)
+    };
+    let answer = of("a", "OPTIONS");
+    assert_eq!((&answer["outcome"], &answer["status"]), (&json!("direct_response"), &json!(200)));
+    assert_eq!(answer["direct_response"], json!({"status": 200, "body": ""}));
+    assert_eq!(
+        answer["cors"],
+        json!({
+            "allow_origins": ["exact \"a\"", "prefix \"b\""], "allow_methods": "GET", "allow_headers": "", "expose_headers": "",
+            "max_age_seconds": 60, "allow_credentials": false, "unmatched_preflights": "FORWARD",
+            "origin_allowed": true, "preflight": true,
+            "response_headers": {
+                "access-control-allow-origin": ["a"], "access-control-allow-methods": ["GET"],
+                "access-control-max-age": ["60"],
+            },
+        })
+    );
+    let answer = of("b2", "GET");
+    assert_eq!(answer["outcome"], "forward");
+    assert_eq!(
+        answer["destinations"][0]["response"]["headers_set"],
+        json!({"access-control-allow-origin": ["b2"]})
+    );
+    let answer = of("c", "OPTIONS");
+    assert_eq!((&answer["outcome"], &answer["cors"]["origin_allowed"]), (&json!("forward"), &json!(false)));
+    assert_eq!(answer["destinations"][0]["response"]["headers_set"], json!({}));
+    assert_eq!(ask(&[REGISTRY, &rules], catalog())["cors"]["origin_allowed"], json!(null));
+}

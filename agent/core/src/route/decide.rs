@@ -7,7 +7,7 @@ use rand_core::RngCore;
 use super::index::PathIndex;
 use super::matching;
 use super::observer::{Event, HostChoice, Observer};
-use super::table::{Abort, Action, HttpTable, NoHost, Route, RouteIndex};
+use super::table::{Abort, Action, HttpTable, Mirror, NoHost, Route, RouteIndex};
 use crate::view::RequestView;
 
 /// What becomes of a request. Small and `Copy`: indices into the table it came from.
@@ -39,6 +39,8 @@ pub enum Outcome {
     HttpsRedirect,
     /// Answer with [`super::direct_response`].
     DirectResponse,
+    /// A CORS preflight: answer 200 with an empty body and the lines of [`super::cors_edits`].
+    Preflight,
     /// 404, flag NR, empty body: no host, or no route of the host.
     NoRoute,
     /// To the address the client dialled, unchanged and without policy.
@@ -96,6 +98,9 @@ fn find(
     };
     observer.event(Event::Matched { route });
     let outcome = match &route.action {
+        Action::Forward if route.cors.as_ref().is_some_and(|cors| cors.answers(request)) => {
+            Outcome::Preflight
+        }
         Action::Forward => match draw_destination(route, rng) {
             Some(destination) => Outcome::Forward { destination },
             // A rule without destinations is refused by compile; this is its last line of defence.
@@ -135,6 +140,19 @@ fn first_match<'a>(
         }),
         None => (0..=u16::MAX).zip(routes).find(|(_, route)| matches(route)),
     }
+}
+
+/// Draws which mirrors of the route get a copy of this request, each by its own share. None for an aborted request, or one
+/// that is answered here: the router, which makes the copies in Envoy, never sees those. Call it once for each decision.
+pub fn mirrors<'t>(
+    table: &'t HttpTable,
+    decision: &Decision,
+    rng: &mut impl RngCore,
+) -> impl Iterator<Item = &'t Mirror> {
+    let is_forwarded = matches!(decision.outcome, Outcome::Forward { .. }) && decision.abort.is_none();
+    let route = decision.route.filter(|_| is_forwarded).and_then(|index| table.route(index));
+    let mirrors = route.map_or(&[][..], |route| &route.mirrors);
+    mirrors.iter().filter(|mirror| mirror.percent.draw(rng))
 }
 
 /// Draws by weight (share = weight / sum). A single destination takes everything whatever its weight.

@@ -5,6 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::cors::CorsPolicy;
 use super::headers::HeaderEdits;
 use super::index::PathIndex;
 use super::matching::RouteMatch;
@@ -209,6 +210,8 @@ pub struct Route {
     pub fault: Fault,
     /// Copies to send.
     pub mirrors: Arc<[Mirror]>,
+    /// Istio: `corsPolicy`; only of use with [`Action::Forward`].
+    pub cors: Option<Arc<CorsPolicy>>,
 }
 
 /// What a rule does with a request.

@@ -188,6 +188,7 @@ impl<'a> View<'a> {
             retries: self.state.mesh.default_retries.clone(),
             fault: Fault::default(),
             mirrors: Arc::from([]),
+            cors: None,
         }
     }
 

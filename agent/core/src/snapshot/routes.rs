@@ -9,8 +9,8 @@ use super::visibility::Visibility;
 use crate::client::Client;
 use crate::host::{Cidr, HostIndex, HostKey};
 use crate::route::{
-    Action, DirectResponse, Fault, HeaderEdits, Mirror, Percent, Redirect, RetryPolicy, Rewrite, Route,
-    RouteMatch, RuleRef, TcpRoute, WeightedDestination,
+    Action, CorsPolicy, DirectResponse, Fault, HeaderEdits, Mirror, Percent, Redirect, RetryPolicy, Rewrite,
+    Route, RouteMatch, RuleRef, TcpRoute, WeightedDestination,
 };
 
 /// The reserved gateway that stands for all clients in the mesh.
@@ -156,6 +156,7 @@ pub(crate) struct Body {
     pub(crate) retries: Arc<RetryPolicy>,
     pub(crate) fault: Fault,
     pub(crate) mirrors: Vec<MirrorLeg>,
+    pub(crate) cors: Option<Arc<CorsPolicy>>,
 }
 
 /// A weighted destination, completed but not resolved: what is visible depends on the client.
@@ -228,6 +229,7 @@ pub(crate) fn http_routes(
                     retries: rule.body.retries.clone(),
                     fault: rule.body.fault,
                     mirrors: mirrors.clone(),
+                    cors: rule.body.cors.clone(),
                 },
                 entry.is_catch_all,
             ));

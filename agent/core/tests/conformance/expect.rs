@@ -222,22 +222,30 @@ fn response(answer: &Explanation, want: &Value) -> Outcome {
         same("body", &*direct.body, body)?;
     }
     if answer.outcome != OutcomeName::Forward {
-        return Ok(());
+        return match &answer.cors {
+            Some(cors) => headers(want, |name| cors.response_headers.get(name).map(|it| it.join(","))),
+            None => Ok(()),
+        };
     }
     each(answer, |it| {
         let Some(changes) = &it.response else { return Ok(()) };
         let value = |name: &str| {
             changes.headers_set.get(name).or_else(|| changes.headers_added.get(name)).map(|it| it.join(","))
         };
-        for (name, want) in want["headers"].as_object().into_iter().flatten() {
-            same(
-                &format!("response header {name}"),
-                value(&name.to_ascii_lowercase()).as_deref(),
-                want.as_str(),
-            )?;
-        }
-        Ok(())
+        headers(want, value)
     })
+}
+
+/// `value` is what we set, by lower-case name.
+fn headers(want: &Value, value: impl Fn(&str) -> Option<String>) -> Outcome {
+    for (name, want) in want["headers"].as_object().into_iter().flatten() {
+        let have = value(&name.to_ascii_lowercase());
+        same(&format!("response header {name}"), have.as_deref(), want.as_str())?;
+    }
+    for name in array(want, "headers_absent").iter().map(text) {
+        same(&format!("response header {name}"), value(&name.to_ascii_lowercase()), None)?;
+    }
+    Ok(())
 }
 
 fn flag(answer: &Explanation, want: &str) -> Outcome {

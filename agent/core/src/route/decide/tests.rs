@@ -275,3 +275,31 @@ fn hosts_are_found_exact_then_longest_suffix_then_any() {
     let long = "X".repeat(300);
     assert_eq!(empty.find(&long), Err(NoHost::Passthrough));
 }
+
+#[test]
+fn each_mirror_is_drawn_by_its_own_share_and_only_for_what_is_forwarded() {
+    let forward = "route: [{destination: {host: catalog}}]";
+    let drawn = |rule: &str| {
+        let outbound = outbound(&format!("[{{{rule}}}]"));
+        let mut rng = Random(7);
+        let mut counts = [0; 2];
+        for _ in 0..1000 {
+            let decision = decide(&outbound.http, &Head::get("/"), &mut rng, &mut ());
+            for mirror in mirrors(&outbound.http, &decision, &mut rng) {
+                counts[usize::from(mirror.cluster.key.port == 80)] += 1;
+            }
+        }
+        counts
+    };
+    let mirrors = "mirrors: [{destination: {host: catalog}}, {destination: {host: pay, port: {number: 80}}, percentage: {value: 25}}]";
+    let [all, quarter] = drawn(&format!("{mirrors}, {forward}"));
+    assert_eq!(all, 1000, "without a percentage all are copied");
+    assert!((180..320).contains(&quarter), "{quarter} of 1000");
+    let aborted =
+        format!("{mirrors}, fault: {{abort: {{httpStatus: 500, percentage: {{value: 100}}}}}}, {forward}");
+    assert_eq!(drawn(&aborted), [0, 0]);
+    assert_eq!(drawn(&format!("{mirrors}, redirect: {{uri: /z}}")), [0, 0]);
+    let none =
+        format!("mirror: {{host: catalog}}, mirrorPercent: 100, mirrorPercentage: {{value: 0}}, {forward}");
+    assert_eq!(drawn(&none), [0, 0]);
+}
