@@ -18,6 +18,7 @@ use http::HeaderMap;
 use undermesh_core::edits::Edits;
 use undermesh_core::view::{RequestView, ResponseView};
 
+use crate::mirror::Tee;
 use crate::pool::Upstream;
 
 /// Facts about a request that a codec knows and a view does not tell.
@@ -49,6 +50,12 @@ pub trait RequestPath {
     /// the head that goes upstream. The codec itself handles framing, hop-by-hop headers and `x-envoy-attempt-count`.
     fn plan(&self, head: &impl RequestView, meta: &RequestMeta<'_>, edits: &mut Edits)
     -> (Self::Plan, Stage);
+
+    /// The writing end of the request's copies, if it is mirrored. Called once, right after `plan`: the codec gives it the head
+    /// that it stages, and the body as it reads it.
+    fn take_tee(_plan: &mut Self::Plan) -> Option<Tee> {
+        None
+    }
 
     /// Serves the request: exactly one of `relay` and `answer` has been called on `exchange` when it returns, or the client
     /// is gone. May be dropped at any await when the client's connection ends.

@@ -44,6 +44,9 @@ impl HttpPath {
         else {
             return self.answer(record, &local::OVERFLOW, exchange).await;
         };
+        if let Some(mirroring) = plan.mirroring.take().filter(|_| !bound.pools.is_empty()) {
+            mirroring.start(&self.worker, limits.route);
+        }
         let mut tries = Tries { left: route.map_or(0, |route| route.retries.attempts), ..Tries::default() };
         loop {
             let mut outcome = self.attempt(plan, &bound, route, limits, &mut tries, exchange).await;
@@ -296,13 +299,13 @@ impl Tries {
 }
 
 /// Counts a request as in progress at an endpoint, and on its HTTP/2 connection.
-struct Busy {
+pub(crate) struct Busy {
     pool: Rc<EndpointPool>,
-    slot: Option<StreamSlot>,
+    pub slot: Option<StreamSlot>,
 }
 
 impl Busy {
-    fn new(pool: Rc<EndpointPool>) -> Self {
+    pub(crate) fn new(pool: Rc<EndpointPool>) -> Self {
         pool.active.set(pool.active.get() + 1);
         Self { pool, slot: None }
     }

@@ -6,6 +6,7 @@
 //!   request      the life of a request, once for all codecs (`exchange` is the seam); forward: its tries
 //!   outlet       tables of a snapshot bound to live state
 //!   live, pool   connections to endpoints and their limits
+//!   mirror       copies of requests, sent beside them
 //!   record       access log and metrics, exactly once
 //! ```
 //!
@@ -27,6 +28,7 @@ mod listener;
 mod live;
 mod local;
 pub mod metrics;
+pub mod mirror;
 mod opaque;
 mod outlet;
 mod outlier;

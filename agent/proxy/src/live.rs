@@ -40,6 +40,8 @@ pub(crate) struct Gauges {
     pub retries: AtomicU32,
     /// Requests that wait before a retry: they count among `requests` and are at no endpoint.
     pub backing_off: AtomicU32,
+    /// Mirrored requests.
+    pub copies: AtomicU32,
     /// Requests of `retryBudget.budgetInterval`, if a budget asks for it.
     window: Mutex<Option<Arc<Window>>>,
 }

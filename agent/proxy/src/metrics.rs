@@ -119,6 +119,10 @@ counters! {
     EjectedLocalOrigin "counter" "undermesh_outlier_ejections_total" "cause=\"consecutive_local_origin_failure\"" "Times that a client left an endpoint out for its failures.";
     EjectionsPrevented "counter" "undermesh_outlier_ejections_prevented_total" "" "Ejections that maxEjectionPercent forbade.";
     EjectionsActive "gauge" "undermesh_outlier_ejections_active" "" "Endpoints that are left out now, counted for each client.";
+    MirrorAnswered "counter" "undermesh_mirrored_requests_total" "result=\"answered\"" "Copies of requests, by what became of them; not counted elsewhere.";
+    MirrorFailed "counter" "undermesh_mirrored_requests_total" "result=\"failed\"" "Copies of requests, by what became of them; not counted elsewhere.";
+    MirrorOverflowed "counter" "undermesh_mirrored_requests_total" "result=\"overflowed\"" "Copies of requests, by what became of them; not counted elsewhere.";
+    MirrorCancelled "counter" "undermesh_mirrored_requests_total" "result=\"cancelled\"" "Copies of requests, by what became of them; not counted elsewhere.";
     OpaqueFailed "counter" "undermesh_tcp_failed_total" "" "Opaque connections that got no endpoint.";
     Http2Protocol "counter" "undermesh_http2_errors_total" "reason=\"protocol\"" "Clients' HTTP/2 connections that were ended for what the client did.";
     Http2Flood "counter" "undermesh_http2_errors_total" "reason=\"flood\"" "Clients' HTTP/2 connections that were ended for what the client did.";

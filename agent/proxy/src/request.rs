@@ -22,6 +22,7 @@ use crate::exchange::{Exchange, LocalReply, RequestMeta, RequestPath, Stage, Tra
 use crate::flags::ResponseFlags;
 use crate::local::{self, Local};
 use crate::metrics::Counter;
+use crate::mirror::{self, Mirroring, Tee};
 use crate::outlet::{Bound, LocalCaller, Outlet, Target};
 use crate::record::{Peer, Record};
 use crate::worker::Worker;
@@ -46,6 +47,8 @@ pub(crate) struct Plan {
     location: Option<(u16, Vec<u8>)>,
     /// Which version to speak upstream.
     pub upstream: UpstreamProtocol,
+    /// The copies to send beside it.
+    pub mirroring: Option<Box<Mirroring>>,
 }
 
 impl HttpPath {
@@ -118,6 +121,11 @@ impl RequestPath for HttpPath {
             let mut text = Vec::new();
             location = route::redirect(table, &decision, head, &mut text).map(|code| (code, text));
         }
+        let mirroring = if will_forward && meta.upgrade.is_none() {
+            self.mirroring(&outlet, &decision, head.version())
+        } else {
+            None
+        };
         let upstream = bound
             .as_ref()
             .map_or(UpstreamProtocol::Http1, |bound| upstream_protocol(&bound.cluster, head.version()));
@@ -143,7 +151,12 @@ impl RequestPath for HttpPath {
             head.is_grpc(),
         );
         record.cors = cors;
-        (Plan { record, is_idempotent, is_upgrade_refused, bound, location, upstream }, stage)
+        let plan = Plan { record, is_idempotent, is_upgrade_refused, bound, location, upstream, mirroring };
+        (plan, stage)
+    }
+
+    fn take_tee(plan: &mut Plan) -> Option<Tee> {
+        plan.mirroring.as_mut()?.tee.take()
     }
 
     async fn run<X: Exchange>(&self, mut plan: Plan, exchange: &mut X) {
@@ -214,6 +227,16 @@ impl RequestPath for HttpPath {
 }
 
 impl HttpPath {
+    /// The copies of a request that is forwarded.
+    fn mirroring(&self, outlet: &Outlet, decision: &Decision, client: HttpVersion) -> Option<Box<Mirroring>> {
+        let mut rng = self.worker.rng.borrow_mut();
+        let targets = route::mirrors(outlet.http(), decision, &mut *rng).map(|mirror| mirror::Target {
+            bound: self.caller.bind(outlet, &mirror.cluster),
+            protocol: upstream_protocol(&mirror.cluster, client),
+        });
+        Mirroring::new(targets.collect(), &self.worker.copies)
+    }
+
     /// What `%...%` in header values may ask for.
     pub(crate) fn facts(&self) -> Facts<'_> {
         Facts {

@@ -24,7 +24,7 @@ use crate::metrics::{Metrics, Shard};
 use crate::outlet::{GaugeRegistry, LocalCaller, Target};
 use crate::record::Notes;
 use crate::tunnel::{SCRATCH_BYTES, Scratch};
-use crate::{http1, http2};
+use crate::{http1, http2, mirror};
 
 /// How often idle connections are looked after and the log is flushed.
 const HOUSEKEEPING: Duration = Duration::from_millis(250);
@@ -65,6 +65,8 @@ pub(crate) struct Worker {
     pub log: AccessLog,
     pub notes: Notes,
     pub buffers: Rc<BufferPool>,
+    /// What waits for mirrors.
+    pub copies: Rc<mirror::Budget>,
     pub scratch: Scratch,
     pub rng: RefCell<SmallRng>,
     pub hostname: String,
@@ -89,6 +91,7 @@ impl Worker {
             log: AccessLog::new(settings.access_log, settings.log_sink.clone()),
             notes: Notes::default(),
             buffers: BufferPool::new(),
+            copies: Rc::default(),
             scratch: RefCell::new(vec![0; SCRATCH_BYTES].into()),
             // Keyed by the operating system's randomness; enough for load balancing and request ids.
             rng: RefCell::new(SmallRng::seed_from_u64(RandomState::new().build_hasher().finish())),

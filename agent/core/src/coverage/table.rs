@@ -21,7 +21,6 @@ const NO_SIDECAR: Coverage = Warned("there is no sidecar whose listener this cou
 const LOCALITY: Coverage = Warned("locality is not looked at yet: all endpoints are equal");
 const IDENTITY: Coverage = Warned("workloads have no identity yet");
 const SERVER_TLS: Coverage = Warned("TLS is not terminated yet: nothing is served for this server");
-const MIRROR: Coverage = Warned("requests are not mirrored yet");
 
 const VIRTUAL_SERVICE: Table = Table {
     whole: Enforced,
@@ -123,6 +122,22 @@ const VIRTUAL_SERVICE: Table = Table {
         "http[].fault.abort.grpcStatus",
         "http[].fault.abort.percentage",
         "http[].fault.abort.percentage.value",
+        "http[].mirror",
+        "http[].mirror.host",
+        "http[].mirror.subset",
+        "http[].mirror.port",
+        "http[].mirror.port.number",
+        "http[].mirrors",
+        "http[].mirrors[].destination",
+        "http[].mirrors[].destination.host",
+        "http[].mirrors[].destination.subset",
+        "http[].mirrors[].destination.port",
+        "http[].mirrors[].destination.port.number",
+        "http[].mirrors[].percentage",
+        "http[].mirrors[].percentage.value",
+        "http[].mirrorPercent",
+        "http[].mirrorPercentage",
+        "http[].mirrorPercentage.value",
         "http[].corsPolicy",
         "http[].corsPolicy.allowOrigin",
         "http[].corsPolicy.allowOrigins",
@@ -170,10 +185,6 @@ const VIRTUAL_SERVICE: Table = Table {
         ("http[].retries.retryRemoteLocalities", LOCALITY),
         ("http[].fault.delay.exponentialDelay", Warned("Istio has never implemented it")),
         ("http[].fault.abort.http2Error", Warned("Istio has never implemented it")),
-        ("http[].mirror", MIRROR),
-        ("http[].mirrors", MIRROR),
-        ("http[].mirrorPercent", MIRROR),
-        ("http[].mirrorPercentage", MIRROR),
         ("tcp[].match[].sourceSubnet", Warned("Istio has never implemented it")),
     ],
     values: &[],

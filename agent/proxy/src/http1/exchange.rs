@@ -17,6 +17,7 @@ use super::io::ClientIo;
 use super::message::Message;
 use super::request::ATTEMPT_TAIL;
 use super::response::Asked;
+use super::tee::UploadTee;
 use super::to_http2::Http2Side;
 use crate::buffer::{BlockSize, BufferPool};
 use crate::exchange::{
@@ -47,6 +48,8 @@ pub(super) struct Http1Exchange<S, P> {
     pub(super) download: Message,
     pub(super) upstream: Option<Lease>,
     pub(super) http2: Option<Box<Http2Side>>,
+    /// While a request that is mirrored is being read.
+    pub(super) tee: Option<Box<UploadTee>>,
     /// When the request had been received whole.
     pub(super) ended: Option<Instant>,
     /// When the current attempt began; only kept if it has a limit of its own.
@@ -86,6 +89,7 @@ impl<S: ClientIo, P: RequestPath> Http1Exchange<S, P> {
             download: Message::new(buffers, BlockSize::Large),
             upstream: None,
             http2: None,
+            tee: None,
             ended: None,
             attempt_started: None,
             waiting: None,

@@ -5,7 +5,7 @@
 //!   message                                   a pipe and where its message stands
 //!   exchange                                  one request and its response, both directions polled by one task
 //!   connection                                a client's connection: head → plan → run → next
-//!   tunnel · linger · to_http2                the rarer ways an exchange goes on
+//!   tunnel · linger · to_http2 · tee          the rarer ways an exchange goes on
 //!   client                                    the upstream side alone, for requests that came over HTTP/2
 //! ```
 //!
@@ -34,6 +34,7 @@ pub mod request;
 pub mod response;
 #[cfg(test)]
 mod split;
+mod tee;
 mod to_http2;
 mod tunnel;
 

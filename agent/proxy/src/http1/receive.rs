@@ -3,6 +3,8 @@
 use std::rc::Rc;
 use std::task::{Context, Poll};
 
+use undermesh_core::edits::Edits;
+
 use super::alarm::now;
 use super::bridge;
 use super::exchange::{Fate, Http1Exchange};
@@ -12,9 +14,11 @@ use super::io::ClientIo;
 use super::relay::ROUNDS;
 use super::request::{Refusal, RequestHead};
 use super::response::Asked;
-use super::to_http2::Http2Side;
+use super::tee::UploadTee;
+use super::to_http2::{ATTEMPT_COUNT, Http2Side};
 use crate::buffer::Fill;
 use crate::exchange::{RequestMeta, RequestPath, Stage};
+use crate::mirror::Tee;
 
 /// What comes next on a connection.
 pub(super) enum Next<T> {
@@ -35,6 +39,7 @@ struct Found<T> {
     closes: bool,
     asked: Asked,
     expects_continue: bool,
+    tee: Option<Box<UploadTee>>,
 }
 
 impl<S: ClientIo, P: RequestPath> Http1Exchange<S, P> {
@@ -94,7 +99,8 @@ impl<S: ClientIo, P: RequestPath> Http1Exchange<S, P> {
             };
             let framing = head.framing();
             let meta = RequestMeta { upgrade: head.upgrade(), has_body: framing != Framing::None };
-            let (plan, stage) = self.path.plan(&head, &meta, &mut scratch.edits);
+            let (mut plan, stage) = self.path.plan(&head, &meta, &mut scratch.edits);
+            let tee = P::take_tee(&mut plan).map(|tee| begin_tee(tee, &head, &scratch.edits));
             let found = Found {
                 plan,
                 stage,
@@ -103,6 +109,7 @@ impl<S: ClientIo, P: RequestPath> Http1Exchange<S, P> {
                 closes: head.closes(),
                 asked: Asked { head: head.is_head(), upgrade: head.upgrade().is_some() },
                 expects_continue: head.expects_continue(),
+                tee,
             };
             self.http2 = None;
             match stage {
@@ -137,6 +144,7 @@ impl<S: ClientIo, P: RequestPath> Http1Exchange<S, P> {
         self.stage = found.stage;
         self.asked = found.asked;
         self.expects_continue = found.expects_continue;
+        self.tee = found.tee;
         self.is_last = found.closes;
         self.fate = if found.closes { Fate::Close } else { Fate::KeepAlive };
         self.number = 1;
@@ -148,6 +156,12 @@ impl<S: ClientIo, P: RequestPath> Http1Exchange<S, P> {
 
     /// Takes in what came of the request's body.
     pub(super) fn advance_upload(&mut self) {
+        if let Some(tee) = &mut self.tee {
+            tee.see(self.upload.pipe.raw());
+            if tee.is_done() {
+                self.tee = None;
+            }
+        }
         if self.upload.advance().is_err() {
             self.is_malformed = true;
         }
@@ -155,4 +169,13 @@ impl<S: ClientIo, P: RequestPath> Http1Exchange<S, P> {
             self.ended = Some(now());
         }
     }
+}
+
+/// Gives the copies of a mirrored request its head. One that HTTP/2's types cannot hold has none.
+fn begin_tee(mut tee: Tee, head: &RequestHead<'_, '_>, edits: &Edits) -> Box<UploadTee> {
+    if let Ok(mut copy) = bridge::request_to_http2(head, edits) {
+        copy.headers_mut().insert(ATTEMPT_COUNT, 1.into());
+        tee.begin(&copy);
+    }
+    Box::new(UploadTee::new(tee, head.framing()))
 }

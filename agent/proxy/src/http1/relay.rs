@@ -3,6 +3,7 @@
 //! Each round writes what may be written and reads what there is, until nothing moves; only then it waits. So the request
 //! goes up while the response comes down, an early answer is seen, and so is a client that leaves.
 
+use std::pin::pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Instant;
@@ -18,6 +19,8 @@ use crate::pool::Lease;
 
 /// Rounds within one poll, after which other connections of the worker get their turn.
 pub(super) const ROUNDS: usize = 32;
+/// The same while a mirrored request is read: its copies need their turns to keep up with it.
+const MIRRORED_ROUNDS: usize = 2;
 
 /// What a look at the client's socket brought.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,7 +41,7 @@ impl<S: ClientIo, P: RequestPath> Http1Exchange<S, P> {
         limits: &Limits,
         judge: &mut impl Judge,
     ) -> Poll<Result<Verdict, AttemptError>> {
-        for _ in 0..ROUNDS {
+        for _ in 0..self.rounds() {
             self.advance_upload();
             if self.is_malformed {
                 return Poll::Ready(Err(AttemptError::ClientProtocol));
@@ -73,13 +76,12 @@ impl<S: ClientIo, P: RequestPath> Http1Exchange<S, P> {
                 Poll::Pending => Poll::Pending,
             };
         }
-        context.waker().wake_by_ref();
-        Poll::Pending
+        self.yield_turn(context)
     }
 
     /// Relays the response and the rest of the request.
     pub(super) fn poll_relay(&mut self, context: &mut Context<'_>, limits: &Limits) -> Poll<End> {
-        for _ in 0..ROUNDS {
+        for _ in 0..self.rounds() {
             if !self.download.is_done() {
                 self.advance_upload();
                 if self.is_malformed {
@@ -123,7 +125,23 @@ impl<S: ClientIo, P: RequestPath> Http1Exchange<S, P> {
             }
             return self.poll_limits(context, limits, false).map(|_| End::Timeout);
         }
-        context.waker().wake_by_ref();
+        self.yield_turn(context)
+    }
+
+    /// Rounds of this poll.
+    pub(super) fn rounds(&self) -> usize {
+        if self.tee.is_some() { MIRRORED_ROUNDS } else { ROUNDS }
+    }
+
+    /// The turn is over, with more to do.
+    pub(super) fn yield_turn<T>(&self, context: &mut Context<'_>) -> Poll<T> {
+        if self.tee.is_some() {
+            // Sockets are looked at too before the next turn, those of the mirrors among them; a plain wake may come first
+            // many times over. Always pending.
+            let _ = pin!(tokio::task::yield_now()).poll(context);
+        } else {
+            context.waker().wake_by_ref();
+        }
         Poll::Pending
     }
 

@@ -24,7 +24,7 @@ use super::io::ClientIo;
 use super::relay::{Client, ROUNDS};
 use crate::exchange::{AttemptError, End, Judge, Limits, RequestPath, Transfer, Verdict, grpc_status};
 
-const ATTEMPT_COUNT: HeaderName = HeaderName::from_static("x-envoy-attempt-count");
+pub(super) const ATTEMPT_COUNT: HeaderName = HeaderName::from_static("x-envoy-attempt-count");
 /// Bytes around a chunk's content.
 const CHUNK_OVERHEAD: usize = 12;
 
@@ -357,7 +357,7 @@ impl<S: ClientIo, P: RequestPath> Http1Exchange<S, P> {
 
     /// Moves the request on, and looks for what ends an attempt from the client's side or the clock's.
     fn poll_trouble(&mut self, context: &mut Context<'_>, limits: &Limits) -> Poll<AttemptError> {
-        for _ in 0..ROUNDS {
+        for _ in 0..self.rounds() {
             if !self.is_malformed {
                 self.advance_upload();
             }
@@ -376,8 +376,7 @@ impl<S: ClientIo, P: RequestPath> Http1Exchange<S, P> {
                 }
             }
         }
-        context.waker().wake_by_ref();
-        Poll::Pending
+        self.yield_turn(context)
     }
 
     /// Sends of the request what the windows let out. Whether anything moved.

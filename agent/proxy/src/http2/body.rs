@@ -18,6 +18,8 @@ use bytes::Bytes;
 use h2::RecvStream;
 use http::HeaderMap;
 
+use crate::mirror::Tee;
+
 /// Bytes read before the upstream took them.
 const READ_AHEAD: usize = 64 * 1024;
 /// What keeping one chunk costs beyond its bytes, so that a body of tiny DATA frames is not free.
@@ -33,7 +35,7 @@ pub(super) enum BodyError {
 }
 
 #[derive(Debug)]
-enum Source {
+enum State {
     Data,
     Trailers,
     Ended { at: Instant, trailers: Option<HeaderMap> },
@@ -44,12 +46,14 @@ enum Source {
 #[derive(Debug)]
 pub(super) struct RequestBody {
     recv: RecvStream,
-    source: Source,
+    state: State,
     /// Most that is kept for a retry, bytes, with [`CHUNK_OVERHEAD`].
     replay_bytes: usize,
     kept: VecDeque<Bytes>,
     /// Cost of `kept`.
     cost: usize,
+    /// For the copies of a mirrored request; gone at the body's end.
+    tee: Option<Tee>,
     /// Cost of that part of `kept` which no cursor has passed.
     ahead: usize,
     /// Whether the first byte is still in `kept`.
@@ -64,14 +68,13 @@ pub(super) struct RequestBody {
 }
 
 impl RequestBody {
-    /// The body of a request whose head came at `now`.
-    pub(super) fn new(recv: RecvStream, replay_bytes: usize, now: Instant) -> Self {
-        let source =
-            if recv.is_end_stream() { Source::Ended { at: now, trailers: None } } else { Source::Data };
-        Self {
+    /// The body of a request whose head came at `now`; `tee` was given the head.
+    pub(super) fn new(recv: RecvStream, replay_bytes: usize, tee: Option<Tee>, now: Instant) -> Self {
+        let mut body = Self {
             recv,
-            source,
+            state: State::Data,
             replay_bytes,
+            tee,
             kept: VecDeque::new(),
             cost: 0,
             ahead: 0,
@@ -81,7 +84,11 @@ impl RequestBody {
             sent: 0,
             chunk: 0,
             offset: 0,
+        };
+        if body.recv.is_end_stream() {
+            body.end(None, now);
         }
+        body
     }
 
     /// Whether it can be sent from its first byte.
@@ -91,15 +98,15 @@ impl RequestBody {
 
     /// When its end was received.
     pub(super) fn ended_at(&self) -> Option<Instant> {
-        match self.source {
-            Source::Ended { at, .. } => Some(at),
+        match self.state {
+            State::Ended { at, .. } => Some(at),
             _ => None,
         }
     }
 
     /// Whether it broke its framing.
     pub(super) fn is_malformed(&self) -> bool {
-        matches!(self.source, Source::Failed(BodyError::Malformed))
+        matches!(self.state, State::Failed(BodyError::Malformed))
     }
 
     /// Bytes received so far.
@@ -109,7 +116,7 @@ impl RequestBody {
 
     /// Whether there is neither a byte nor a trailer, and will be none.
     pub(super) fn is_empty(&self) -> bool {
-        self.received == 0 && matches!(self.source, Source::Ended { trailers: None, .. })
+        self.received == 0 && matches!(self.state, State::Ended { trailers: None, .. })
     }
 
     /// Starts over, for another attempt. Only of use while [`RequestBody::is_replayable`].
@@ -123,41 +130,75 @@ impl RequestBody {
     /// Reads ahead. Ready with an error once the body failed, else pending: there is nothing to wait for here.
     pub(super) fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<BodyError> {
         loop {
-            match self.source {
-                Source::Failed(error) => return Poll::Ready(error),
-                Source::Ended { .. } => return Poll::Pending,
-                Source::Data if self.ahead >= READ_AHEAD => return Poll::Pending,
-                Source::Data => match ready!(self.recv.poll_data(cx)) {
+            match self.state {
+                State::Failed(error) => return Poll::Ready(error),
+                State::Ended { .. } => return Poll::Pending,
+                State::Data if self.ahead >= READ_AHEAD => return Poll::Pending,
+                State::Data => match ready!(self.recv.poll_data(cx)) {
                     Some(Ok(data)) => self.push(data),
-                    Some(Err(error)) => self.source = Source::Failed(failure(&error)),
-                    None => self.source = Source::Trailers,
+                    Some(Err(error)) => self.fail(&error),
+                    None => self.state = State::Trailers,
                 },
-                Source::Trailers => match ready!(self.recv.poll_trailers(cx)) {
+                State::Trailers => match ready!(self.recv.poll_trailers(cx)) {
                     Ok(trailers) => {
-                        let at = tokio::time::Instant::now().into_std();
-                        self.source = Source::Ended { at, trailers };
+                        self.end(trailers, tokio::time::Instant::now().into_std());
                     }
-                    Err(error) => self.source = Source::Failed(failure(&error)),
+                    Err(error) => self.fail(&error),
                 },
             }
         }
     }
 
+    fn end(&mut self, trailers: Option<HeaderMap>, at: Instant) {
+        if let Some(tee) = self.tee.take() {
+            tee.end(trailers.as_ref());
+        }
+        self.state = State::Ended { at, trailers };
+    }
+
+    fn fail(&mut self, error: &h2::Error) {
+        // The copies are cancelled by it.
+        self.tee = None;
+        self.state = State::Failed(failure(error));
+    }
+
+    fn push(&mut self, data: Bytes) {
+        if data.is_empty() {
+            return;
+        }
+        self.received += data.len() as u64;
+        if let Some(tee) = &mut self.tee {
+            tee.data(&data);
+        }
+        self.cost += cost_of(&data);
+        self.ahead += cost_of(&data);
+        self.kept.push_back(data);
+    }
+}
+
+/// A body as an attempt sends it.
+pub(crate) trait Source {
     /// What comes next at the cursor.
-    pub(super) fn next(&self) -> Next {
+    fn next(&self) -> Next;
+
+    /// Moves the cursor by `count` bytes, no more than `next` showed, which an upstream took.
+    fn advance(&mut self, count: usize);
+}
+
+impl Source for RequestBody {
+    fn next(&self) -> Next {
         if let Some(chunk) = self.kept.get(self.chunk) {
             let is_last = self.chunk + 1 == self.kept.len()
-                && matches!(self.source, Source::Ended { trailers: None, .. });
+                && matches!(self.state, State::Ended { trailers: None, .. });
             return Next::Data(chunk.slice(self.offset..), is_last);
         }
-        match &self.source {
-            Source::Ended { trailers, .. } => Next::End(trailers.clone()),
+        match &self.state {
+            State::Ended { trailers, .. } => Next::End(trailers.clone()),
             _ => Next::NotYet,
         }
     }
 
-    /// Moves the cursor by `count` bytes, no more than `next` showed, which an upstream took.
-    pub(super) fn advance(&mut self, count: usize) {
+    fn advance(&mut self, count: usize) {
         let Some(chunk) = self.kept.get(self.chunk) else { return };
         self.sent += count as u64;
         self.offset += count;
@@ -178,21 +219,11 @@ impl RequestBody {
             self.is_whole = false;
         }
     }
-
-    fn push(&mut self, data: Bytes) {
-        if data.is_empty() {
-            return;
-        }
-        self.received += data.len() as u64;
-        self.cost += cost_of(&data);
-        self.ahead += cost_of(&data);
-        self.kept.push_back(data);
-    }
 }
 
-/// See [`RequestBody::next`].
+/// See [`Source::next`].
 #[derive(Debug)]
-pub(super) enum Next {
+pub(crate) enum Next {
     /// Bytes, and whether the body ends with them.
     Data(Bytes, bool),
     /// The end, with trailers if there are any.

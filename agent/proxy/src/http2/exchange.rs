@@ -27,6 +27,7 @@ use crate::buffer::BufferPool;
 use crate::exchange::{
     AttemptError, ClientGone, End, Exchange, Judge, Limits, LocalReply, Transfer, Verdict, grpc_status,
 };
+use crate::mirror::Tee;
 use crate::pool::Upstream;
 
 /// See the module's text.
@@ -53,12 +54,13 @@ impl Http2Exchange {
         body: RecvStream,
         respond: SendResponse<Bytes>,
         replay_bytes: usize,
+        tee: Option<Tee>,
         buffers: Rc<BufferPool>,
     ) -> Self {
         let now = tokio::time::Instant::now().into_std();
         Self {
             head,
-            body: RequestBody::new(body, replay_bytes, now),
+            body: RequestBody::new(body, replay_bytes, tee, now),
             reply: Rc::new(RefCell::new(Reply::Waiting(respond))),
             upstream: None,
             response: None,

@@ -34,7 +34,9 @@ mod server;
 mod settings;
 mod upstream;
 
+pub(crate) use body::{Next, Source};
 pub use client::{DriverError, connect};
 pub use exchange::Http2Exchange;
 pub use server::{ServeError, serve};
 pub use settings::{ClientSettings, KeepAlive, ServerSettings};
+pub(crate) use upstream::{Attempt, Head};

@@ -159,11 +159,15 @@ async fn stream<P: RequestPath>(
     let mut edits = Edits::default();
     let meta = RequestMeta { upgrade: None, has_body: !body.is_end_stream() };
     // The stage is not needed: heads are cheap to keep here, so they are made when an attempt is.
-    let (plan, _stage) = path.plan(&head, &meta, &mut edits);
+    let (mut plan, _stage) = path.plan(&head, &meta, &mut edits);
     head.apply(&edits);
     drop(edits);
+    let mut tee = P::take_tee(&mut plan);
+    if let Some(tee) = &mut tee {
+        tee.begin(&head.attempt(1));
+    }
 
-    let mut exchange = Http2Exchange::new(head, body, respond, settings.replay_bytes, buffers);
+    let mut exchange = Http2Exchange::new(head, body, respond, settings.replay_bytes, tee, buffers);
     let reply = exchange.reply();
     tokio::select! {
         // First, so that an exchange that is at work sees the reset itself and can say how far it came.

@@ -12,14 +12,14 @@ use http::{HeaderMap, Request, Response, response};
 use self::http1::Http1Stream;
 use self::http2::Http2Stream;
 pub(super) use self::http2::{not_sent, poll_capacity};
-use super::body::RequestBody;
+use super::body::Source;
 use crate::buffer::BufferPool;
 use crate::exchange::AttemptError;
 use crate::pool::Upstream;
 
 /// A head that an upstream sent.
 #[derive(Debug)]
-pub(super) enum Head {
+pub(crate) enum Head {
     /// 1xx: more heads follow.
     Informational(Response<()>),
     /// The response.
@@ -28,10 +28,10 @@ pub(super) enum Head {
 
 /// The upstream's message ended early.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Truncated;
+pub(crate) struct Truncated;
 
 /// A request on its way and the response to it. Dropped before its end, it resets the stream or closes the connection.
-pub(super) enum Attempt {
+pub(crate) enum Attempt {
     Http1(Box<Http1Stream>),
     Http2(Http2Stream),
 }
@@ -41,7 +41,7 @@ impl Attempt {
     ///
     /// # Errors
     /// Nothing was sent.
-    pub(super) fn open(
+    pub(crate) fn open(
         upstream: Upstream,
         buffers: &Rc<BufferPool>,
         head: Request<()>,
@@ -56,7 +56,7 @@ impl Attempt {
     }
 
     /// Sends what `body` has and the upstream takes. Whether the body moved on.
-    pub(super) fn poll_send(&mut self, cx: &mut Context<'_>, body: &mut RequestBody) -> bool {
+    pub(crate) fn poll_send(&mut self, cx: &mut Context<'_>, body: &mut impl Source) -> bool {
         match self {
             Self::Http1(stream) => stream.poll_send(cx, body),
             Self::Http2(stream) => stream.poll_send(cx, body),
@@ -64,7 +64,7 @@ impl Attempt {
     }
 
     /// The next head of the response. Not to be called after a final one.
-    pub(super) fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<Head, AttemptError>> {
+    pub(crate) fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<Head, AttemptError>> {
         match self {
             Self::Http1(stream) => stream.poll_head(cx),
             Self::Http2(stream) => stream.poll_head(cx),
@@ -72,7 +72,7 @@ impl Attempt {
     }
 
     /// Whether nothing follows what has been read of the response.
-    pub(super) fn is_ended(&self) -> bool {
+    pub(crate) fn is_ended(&self) -> bool {
         match self {
             Self::Http1(stream) => stream.is_ended(),
             Self::Http2(stream) => stream.is_ended(),
@@ -80,7 +80,7 @@ impl Attempt {
     }
 
     /// The next bytes of the response's body; `None` at its end.
-    pub(super) fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Truncated>>> {
+    pub(crate) fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Truncated>>> {
         match self {
             Self::Http1(stream) => stream.poll_data(cx),
             Self::Http2(stream) => stream.poll_data(cx),
@@ -88,7 +88,7 @@ impl Attempt {
     }
 
     /// The trailers, after the body's end.
-    pub(super) fn poll_trailers(
+    pub(crate) fn poll_trailers(
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Result<Option<HeaderMap>, Truncated>> {
@@ -99,14 +99,14 @@ impl Attempt {
     }
 
     /// Tells the upstream that the client took `count` bytes. HTTP/1.1 needs no telling: what is not read is not sent.
-    pub(super) fn release(&mut self, count: usize) {
+    pub(crate) fn release(&mut self, count: usize) {
         if let Self::Http2(stream) = self {
             stream.release(count);
         }
     }
 
     /// Ends an attempt whose response was relayed to its end.
-    pub(super) fn finish(self) {
+    pub(crate) fn finish(self) {
         if let Self::Http1(stream) = self {
             stream.finish();
         }

@@ -110,7 +110,7 @@ fn serve(
     }
 }
 
-fn read_head(reader: &mut impl BufRead) -> std::io::Result<Option<String>> {
+pub fn read_head(reader: &mut impl BufRead) -> std::io::Result<Option<String>> {
     let mut head = String::new();
     loop {
         let before = head.len();
@@ -166,6 +166,10 @@ impl Connection {
         self.io.write_all(text.as_bytes()).unwrap();
     }
 
+    pub fn send_bytes(&mut self, bytes: &[u8]) {
+        self.io.write_all(bytes).unwrap();
+    }
+
     /// Sends a request without body and reads the response.
     pub fn get(&mut self, host: &str, path: &str, headers: &[(&str, &str)]) -> Response {
         let mut text = format!("GET {path} HTTP/1.1\r\nhost: {host}\r\n");
@@ -206,6 +210,12 @@ impl Connection {
 
     pub fn raw(&mut self) -> &mut TcpStream {
         &mut self.io
+    }
+
+    /// The socket, for another protocol.
+    pub fn into_io(self) -> TcpStream {
+        self.io.set_nonblocking(true).unwrap();
+        self.io
     }
 
     pub fn shutdown_write(&self) {
@@ -359,6 +369,19 @@ impl World {
         let mut text = String::new();
         block_on(self.proxy.as_ref().unwrap().metrics()).render(&mut text);
         text
+    }
+
+    /// Waits until the metrics page has the line.
+    pub fn wait_for_metric(&self, line: &str) {
+        let before = Instant::now();
+        loop {
+            let text = self.metrics();
+            if text.lines().any(|one| one == line) {
+                return;
+            }
+            assert!(before.elapsed() < PATIENCE, "no line {line} in\n{text}");
+            std::thread::sleep(Duration::from_millis(10));
+        }
     }
 
     /// Waits for a line of the access log that contains `needle`.

@@ -10,11 +10,11 @@ use super::{Head, Truncated};
 use crate::buffer::BufferPool;
 use crate::exchange::AttemptError;
 use crate::http1::client;
-use crate::http2::body::{Next, RequestBody};
+use crate::http2::body::{Next, Source};
 use crate::pool::Lease;
 
 /// One request on a connection of its own. Dropping it closes the connection.
-pub(in crate::http2) struct Http1Stream {
+pub(crate) struct Http1Stream {
     stream: client::Http1Stream,
     /// The request's end has not been handed over, and the upstream still takes it.
     is_sending: bool,
@@ -36,7 +36,7 @@ impl Http1Stream {
     }
 
     /// As `Http2Stream::poll_send`; also what was staged before goes out here.
-    pub(in crate::http2) fn poll_send(&mut self, cx: &mut Context<'_>, body: &mut RequestBody) -> bool {
+    pub(in crate::http2) fn poll_send(&mut self, cx: &mut Context<'_>, body: &mut impl Source) -> bool {
         let mut moved = false;
         while self.is_sending {
             let next = body.next();

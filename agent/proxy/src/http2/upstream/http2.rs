@@ -11,11 +11,11 @@ use http::{HeaderMap, Request};
 
 use super::{Head, Truncated};
 use crate::exchange::AttemptError;
-use crate::http2::body::{Next, RequestBody};
+use crate::http2::body::{Next, Source};
 
 /// An open stream. Dropping it before its end resets it with CANCEL.
 #[derive(Debug)]
-pub(in crate::http2) struct Http2Stream {
+pub(crate) struct Http2Stream {
     send: SendStream<Bytes>,
     /// The request's end has not been sent, and the upstream still takes it.
     is_sending: bool,
@@ -39,7 +39,7 @@ impl Http2Stream {
     }
 
     /// Sends what `body` has and the upstream's window lets out. Whether the body moved on.
-    pub(in crate::http2) fn poll_send(&mut self, cx: &mut Context<'_>, body: &mut RequestBody) -> bool {
+    pub(in crate::http2) fn poll_send(&mut self, cx: &mut Context<'_>, body: &mut impl Source) -> bool {
         let mut moved = false;
         while self.is_sending {
             let sent = match body.next() {
