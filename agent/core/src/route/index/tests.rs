@@ -29,6 +29,7 @@ fn route(conditions: Vec<Condition>) -> Route {
         retries: Arc::default(),
         fault: Fault::default(),
         mirrors: Arc::from([]),
+        cors: None,
     }
 }
 
