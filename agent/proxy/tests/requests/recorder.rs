@@ -105,7 +105,7 @@ fn serve(io: TcpStream, answer: Answer, seen: &Mutex<Vec<Seen>>) -> std::io::Res
                 reader.read_exact(&mut request.body)?;
             }
             None if header(&request.head, "transfer-encoding").is_some() => {
-                read_chunks(&mut reader, &mut request)?
+                read_chunks(&mut reader, &mut request)?;
             }
             None => {}
         }
