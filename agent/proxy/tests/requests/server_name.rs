@@ -50,10 +50,6 @@ fn client_hello(name: &str) -> Vec<u8> {
 }
 
 impl Connection {
-    fn send_bytes(&mut self, bytes: &[u8]) {
-        self.raw().write_all(bytes).unwrap();
-    }
-
     fn is_reset(&mut self) -> bool {
         self.rest().is_err_and(|error| error.kind() == std::io::ErrorKind::ConnectionReset)
     }

@@ -208,10 +208,6 @@ impl Connection {
         bytes
     }
 
-    pub fn raw(&mut self) -> &mut TcpStream {
-        &mut self.io
-    }
-
     /// The socket, for another protocol.
     pub fn into_io(self) -> TcpStream {
         self.io.set_nonblocking(true).unwrap();
