@@ -34,7 +34,9 @@ const MAX_METHOD: usize = 24;
 
 /// Classifies the first bytes of a connection; `None` while more are needed.
 ///
-/// A request line must be whole and end in `HTTP/1.x`, since other text protocols have words like `GET` too (Redis).
+/// A request line must be whole and end in `HTTP/1.1`, since other text protocols have words like `GET` too (Redis). HTTP/1.0
+/// is opaque: who speaks it on a port without a declared protocol gets its server untouched, as in Istio, where on an HTTP
+/// port it is refused.
 pub fn classify(bytes: &[u8]) -> Option<Sniffed> {
     let first = *bytes.first()?;
     if first == 0x16 {
@@ -64,8 +66,7 @@ pub fn classify(bytes: &[u8]) -> Option<Sniffed> {
     match bytes.iter().position(|&byte| byte == b'\n') {
         Some(end) => {
             let line = bytes[..end].strip_suffix(b"\r").unwrap_or(&bytes[..end]);
-            let is_http = line.ends_with(b" HTTP/1.1") || line.ends_with(b" HTTP/1.0");
-            Some(if is_http { Sniffed::Http1 } else { Sniffed::Opaque })
+            Some(if line.ends_with(b" HTTP/1.1") { Sniffed::Http1 } else { Sniffed::Opaque })
         }
         None if bytes.len() >= LOOK_AHEAD => Some(Sniffed::Http1),
         None => None,
@@ -161,7 +162,8 @@ mod tests {
             (b"GET ", None),
             (b"GET /", None),
             (b"GET /x HTTP/1.1\r\n", Some(Sniffed::Http1)),
-            (b"GET /x HTTP/1.0\n", Some(Sniffed::Http1)),
+            (b"GET /x HTTP/1.1\n", Some(Sniffed::Http1)),
+            (b"GET /x HTTP/1.0\r\n", Some(Sniffed::Opaque)),
             (b"M-SEARCH * HTTP/1.1\r\n", Some(Sniffed::Http1)),
             (b"GET http://a/x HTTP/1.1\r\n", Some(Sniffed::Http1)),
             (b"GET key\r\n", Some(Sniffed::Opaque)),

@@ -31,7 +31,6 @@ pub(crate) const FAILING: &[(&str, &str)] = &[
     ("mirror-to-subset", "mirrors are not sent yet"),
     ("mtls-default-permissive", "there is no mutual TLS yet"),
     ("port-level-replaces-not-merges", "consistent hashing is not enforced yet"),
-    ("protocol-http10-on-auto-port-is-tcp", "HTTP/1.0 on a sniffed port is refused, not passed on"),
     ("se-dns", "names of ServiceEntries are not resolved yet"),
     ("se-dns-with-endpoint-names", "names of ServiceEntries are not resolved yet"),
     ("se-proxy-protocol-upstream", "the PROXY protocol is not sent yet"),
