@@ -29,6 +29,7 @@ mod mesh;
 mod run;
 mod token;
 mod topology;
+mod twin;
 mod upstream;
 mod upstream_http1;
 mod upstream_http2;

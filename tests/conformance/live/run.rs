@@ -8,14 +8,14 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::case::{Case, Expect, Request, lines};
+use crate::case::{Case, Expect, Protocol, Request, lines};
 use crate::check::{Group, check};
 use crate::client::{Kept, Outcome, Sending, Way, send};
 use crate::mesh::{Logs, Mesh, gateway_addresses};
-use crate::token;
 use crate::topology::Topology;
 use crate::upstream::{self, Record};
-use crate::world::{World, text};
+use crate::world::{World, array, text};
+use crate::{token, twin};
 
 /// Copies are waited for this long after the last response.
 const MIRRORS: Duration = Duration::from_secs(2);
@@ -167,10 +167,25 @@ impl Running {
                 reasons.push(why);
             }
         }
-        if !alternatives.is_empty() && reasons.len() < alternatives.len() {
-            return Ok(());
+        if reasons.len() < alternatives.len() {
+            return match alternatives[..] {
+                [expect] => self.twins(&request.id, expect, &group, request.protocol),
+                _ => Ok(()),
+            };
         }
         Err(format!("{}\n    seen: {}", reasons.join(", or "), group.describe()))
+    }
+
+    /// What holds must not hold with a wrong value in it.
+    fn twins(&self, id: &str, expect: &Expect, group: &Group<'_>, protocol: Protocol) -> Result<(), String> {
+        let raw = array(&self.raw, "requests").iter().find(|it| it["id"] == *id).ok_or("no such request")?;
+        for (what, wrong) in twin::wrong(&raw["expect"]) {
+            let wrong: Expect = serde_json::from_value(wrong).map_err(|error| format!("{what}: {error}"))?;
+            if wrong != *expect && check(&wrong, group, protocol).is_ok() {
+                return Err(format!("{what} is not looked at: it holds with a wrong value too, {wrong:?}"));
+            }
+        }
+        Ok(())
     }
 
     /// Changes the endpoints of the first service.
@@ -350,7 +365,7 @@ impl Running {
         let authority = request.authority.clone().or_else(|| {
             // HTTP/1.0 needs none.
             let host = request.connect["host"].as_str().or(request.connect["address"].as_str());
-            host.filter(|_| request.protocol != crate::case::Protocol::Http10).map(str::to_owned)
+            host.filter(|_| request.protocol != Protocol::Http10).map(str::to_owned)
         });
         (Sending { request, mesh: &self.mesh, way: way.clone(), from, authority, headers, payload }, key)
     }
