@@ -1,38 +1,17 @@
 //! Compares what came of a group of requests with what the case expects. Every reason says what was wanted and what was seen.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt::{Debug, Write as _};
 use std::net::SocketAddr;
 
 use serde_json::Value;
 
-use crate::case::{
-    By, Connection, Destination, Expect, Mirror, Protocol, ResponseExpect, SetCookie, UpstreamExpect, lines,
-};
-use crate::client::{Outcome, joined};
-use crate::mesh::Logs;
-use crate::topology::{Topology, has_labels};
+use crate::case::{By, Connection, Destination, Expect, Mirror, Protocol, UpstreamExpect};
+use crate::client::Outcome;
+use crate::group::{Group, ended};
+use crate::message::{Checked, response, same, upstream};
+use crate::topology::has_labels;
 use crate::upstream::Seen;
 use crate::world::{array, text};
-
-type Checked = Result<(), String>;
-
-/// What came of a group.
-pub(crate) struct Group<'a> {
-    pub(crate) topology: &'a Topology,
-    pub(crate) config: &'a [Value],
-    pub(crate) dialled: SocketAddr,
-    pub(crate) outcomes: &'a [Outcome],
-    /// What upstreams saw.
-    pub(crate) seen: Vec<Seen>,
-    /// Connections that upstreams accepted.
-    pub(crate) opened: usize,
-    /// Connections that the proxies tried.
-    pub(crate) connects: usize,
-    pub(crate) logs: Option<Logs>,
-    /// The share of `vary_header`'s values that another endpoint answered than before.
-    pub(crate) moved: f64,
-}
 
 /// One response with the upstream's view of its request.
 struct Pair<'a> {
@@ -46,78 +25,6 @@ pub(crate) fn check(expect: &Expect, group: &Group<'_>, protocol: Protocol) -> C
         group.outcomes.iter().map(|outcome| Pair { outcome, seen: group.seen_of(outcome) }).collect();
     let checking = Checking { group, protocol, pairs: pairs.iter().collect(), is_all: true, status: None };
     checking.check(expect)
-}
-
-impl Group<'_> {
-    fn seen_of(&self, outcome: &Outcome) -> Option<&Seen> {
-        if let Some(number) = outcome.record() {
-            return self.seen.iter().find(|it| it.number == number);
-        }
-        let endpoint = outcome.endpoint.as_ref()?;
-        let found = |it: &&Seen| it.upstream.id == *endpoint && it.body == outcome.payload;
-        self.seen.iter().find(found)
-    }
-
-    /// For whoever has to find out what went wrong.
-    pub(crate) fn describe(&self) -> String {
-        let mut counts: BTreeMap<String, usize> = BTreeMap::new();
-        for outcome in self.outcomes {
-            let mut text = match (outcome.status, &outcome.error) {
-                (Some(status), None) => status.to_string(),
-                (_, error) => {
-                    format!("{} {}", outcome.connection.name(), error.as_deref().unwrap_or_default())
-                }
-            };
-            if let Some(status) = outcome.grpc_status {
-                let _ = write!(text, " grpc-status {status}");
-            }
-            match self.seen_of(outcome) {
-                Some(seen) => text.push_str(&format!(" from {} {}", seen.upstream.id, seen.local)),
-                None if outcome.status.is_some() => {
-                    let _ = write!(text, " from no upstream, {:?}", outcome.body);
-                }
-                None => {}
-            }
-            *counts.entry(text).or_default() += 1;
-        }
-        let mut text =
-            counts.iter().map(|(what, count)| format!("{count}x {what}")).collect::<Vec<_>>().join("; ");
-        let upstreams: Vec<_> = self
-            .seen
-            .iter()
-            .take(4)
-            .map(|it| {
-                format!("{} {} {} {} {:?}", it.upstream.id, it.protocol, it.method, it.path, it.headers)
-            })
-            .collect();
-        let _ = write!(
-            text,
-            "\n    upstreams saw {} requests on {} connections of {} tried: {}",
-            self.seen.len(),
-            self.opened,
-            self.connects,
-            upstreams.join("; ")
-        );
-        if let Some(first) = self.outcomes.first() {
-            let _ = write!(text, "\n    first response after {:?}: {:?}", first.duration, first.headers);
-        }
-        if let Some(logs) = &self.logs {
-            let all = logs.node.iter().chain(logs.gateways.values().flatten());
-            let short = all.take(3).map(|it| {
-                format!(
-                    "{} {} {} {} {} {}",
-                    it["response_code"],
-                    it["response_flags"],
-                    it["response_code_details"],
-                    it["upstream_cluster"],
-                    it["route_name"],
-                    it["rule"]
-                )
-            });
-            let _ = write!(text, "\n    log: {}", short.collect::<Vec<_>>().join("; "));
-        }
-        text
-    }
 }
 
 /// Some of a group's responses.
@@ -515,128 +422,10 @@ impl<'a> Checking<'a> {
     }
 }
 
-fn upstream(seen: &Seen, want: &UpstreamExpect) -> Checked {
-    let pairs = [
-        ("path", &seen.path, &want.path),
-        ("authority", &seen.authority, &want.authority),
-        ("method", &seen.method, &want.method),
-        ("protocol", &seen.protocol, &want.protocol),
-    ];
-    for (name, have, want) in pairs {
-        if let Some(want) = want {
-            same(&format!("the upstream's {name}"), have, want)?;
-        }
-    }
-    headers(
-        "the upstream's header",
-        &seen.headers,
-        &want.headers,
-        &want.headers_present,
-        &want.headers_absent,
-    )?;
-    for (name, part) in &want.header_contains {
-        let value = joined(&seen.headers, name);
-        if !value.as_ref().is_some_and(|it| it.contains(part)) {
-            return Err(format!("the upstream's header {name} is {value:?}, want {part:?} in it"));
-        }
-    }
-    if let Some(want) = want.local_port {
-        same("the upstream's port", seen.local.port(), want)?;
-    }
-    let tls = seen.facts.tls.as_ref();
-    if let Some(want) = want.tls {
-        same("TLS at the upstream", tls.is_some(), want)?;
-    }
-    if let Some(want) = &want.sni {
-        same("SNI at the upstream", tls.and_then(|it| it.sni.as_ref()), Some(want))?;
-    }
-    if let Some(want) = &want.alpn {
-        same("ALPN at the upstream", tls.and_then(|it| it.alpn.as_ref()), Some(want))?;
-    }
-    if let Some(want) = want.proxy_protocol {
-        same("version of the PROXY protocol", seen.facts.proxy_protocol, Some(want))?;
-    }
-    Ok(())
-}
-
-fn response(outcome: &Outcome, want: &ResponseExpect) -> Checked {
-    let have = &outcome.headers;
-    headers("response header", have, &want.headers, &want.headers_present, &want.headers_absent)?;
-    if let Some(want) = &want.body {
-        same("body", &outcome.body, want)?;
-    }
-    want.set_cookie.as_ref().map_or(Ok(()), |want| set_cookie(outcome, want))
-}
-
-fn set_cookie(outcome: &Outcome, want: &SetCookie) -> Checked {
-    let cookies: Vec<_> =
-        outcome.headers.iter().filter(|(name, _)| name == "set-cookie").map(|(_, it)| it).collect();
-    let named = cookies.iter().find(|it| it.split('=').next() == Some(&want.name));
-    let cookie = named.ok_or_else(|| format!("cookies are {cookies:?}, want {}", want.name))?;
-    let attributes: Vec<(String, &str)> = cookie
-        .split(';')
-        .skip(1)
-        .map(|it| it.trim().split_once('=').unwrap_or((it.trim(), "")))
-        .map(|(name, value)| (name.to_ascii_lowercase(), value))
-        .collect();
-    let attribute = |name: &str| attributes.iter().find(|(it, _)| it == name).map(|(_, value)| *value);
-    if let Some(want) = &want.max_age {
-        let want = want.as_ref().map(|it| it.as_str().map_or_else(|| it.to_string(), str::to_owned));
-        same("max-age", attribute("max-age").map(str::to_owned), want)?;
-    }
-    if let Some(want) = &want.path {
-        same("path of the cookie", attribute("path"), Some(want.as_str()))?;
-    }
-    for want in &want.attributes {
-        let name = want.split('=').next().unwrap_or_default().to_ascii_lowercase();
-        if attribute(&name).is_none() {
-            return Err(format!("the cookie is {cookie}, want {want}"));
-        }
-    }
-    Ok(())
-}
-
-fn headers(
-    what: &str,
-    have: &[(String, String)],
-    want: &BTreeMap<String, Value>,
-    present: &[String],
-    absent: &[String],
-) -> Checked {
-    let split = |text: &str| -> Vec<String> { text.split(',').map(|it| it.trim().to_owned()).collect() };
-    for (name, want) in want {
-        let value = joined(have, name);
-        same(&format!("{what} {name}"), value.as_deref().map(split), Some(split(&lines(want).join(","))))?;
-    }
-    for name in present {
-        if joined(have, name).is_none() {
-            return Err(format!("{what} {name} is absent, want it present"));
-        }
-    }
-    for name in absent {
-        same(&format!("{what} {name}"), joined(have, name), None)?;
-    }
-    Ok(())
-}
-
-/// How it ended, in words.
-fn ended(outcome: &Outcome) -> String {
-    match (&outcome.error, outcome.status) {
-        (Some(error), _) => format!("{} ({error})", outcome.connection.name()),
-        (None, Some(status)) => format!("status {status}, {:?}", outcome.body),
-        (None, None) => outcome.connection.name().to_owned(),
-    }
-}
-
 fn count<T: Ord>(items: impl Iterator<Item = T>) -> BTreeMap<T, usize> {
     let mut counts = BTreeMap::new();
     for item in items {
         *counts.entry(item).or_insert(0) += 1;
     }
     counts
-}
-
-#[expect(clippy::needless_pass_by_value, reason = "calls read better with values")]
-fn same<T: PartialEq + Debug>(what: &str, have: T, want: T) -> Checked {
-    if have == want { Ok(()) } else { Err(format!("{what} is {have:?}, want {want:?}")) }
 }

@@ -9,8 +9,9 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use crate::case::{Case, Expect, Protocol, Request, lines};
-use crate::check::{Group, check};
+use crate::check::check;
 use crate::client::{Kept, Outcome, Sending, Way, send};
+use crate::group::Group;
 use crate::mesh::{Logs, Mesh, gateway_addresses};
 use crate::topology::Topology;
 use crate::upstream::{self, Record};
