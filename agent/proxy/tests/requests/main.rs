@@ -17,6 +17,7 @@ mod mirror;
 mod opaque;
 mod outlier;
 mod policy;
+mod pools;
 mod recorder;
 mod retries;
 mod routing;
