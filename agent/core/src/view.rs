@@ -33,6 +33,13 @@ pub trait RequestView {
         self.header_lines(name).next()
     }
 
+    /// Whether some header's name may begin with `prefix` (lower case). A view that can tell in one pass over its lines saves
+    /// its caller a look-up for each such header; the answer "yes" is never wrong.
+    fn may_have_headers(&self, prefix: &str) -> bool {
+        let _ = prefix;
+        true
+    }
+
     /// Whether this is gRPC: local answers then carry a `grpc-status` in place of an HTTP status (semantics section 11).
     fn is_grpc(&self) -> bool {
         self.header("content-type").is_some_and(|value| {

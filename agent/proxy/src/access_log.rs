@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use crate::date::date_time;
 use crate::flags::ResponseFlags;
 
 /// How lines look.
@@ -236,34 +237,6 @@ impl Clock {
         out.extend([millis / 100, millis / 10 % 10, millis % 10].map(|digit| b'0' + digit as u8));
         out.push(b'Z');
     }
-}
-
-/// `2026-11-23T12:00:00` of a Unix time. Days to civil date after Howard Hinnant's `civil_from_days`.
-fn date_time(unix: u64) -> [u8; 19] {
-    let (days, second) = ((unix / 86_400) as i64, unix % 86_400);
-    let shifted = days + 719_468;
-    let era = shifted.div_euclid(146_097);
-    let day_of_era = shifted.rem_euclid(146_097);
-    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let month_index = (5 * day_of_year + 2) / 153;
-    let day = (day_of_year - (153 * month_index + 2) / 5 + 1) as u64;
-    let month = if month_index < 10 { month_index + 3 } else { month_index - 9 } as u64;
-    let year = (year_of_era + era * 400 + i64::from(month <= 2)) as u64;
-    let mut text = *b"0000-00-00T00:00:00";
-    let mut put = |at: usize, width: usize, mut value: u64| {
-        for index in (at..at + width).rev() {
-            text[index] = b'0' + (value % 10) as u8;
-            value /= 10;
-        }
-    };
-    put(0, 4, year);
-    put(5, 2, month);
-    put(8, 2, day);
-    put(11, 2, second / 3600);
-    put(14, 2, second / 60 % 60);
-    put(17, 2, second % 60);
-    text
 }
 
 /// Decimal digits, without the formatting machinery: a line has eight numbers.

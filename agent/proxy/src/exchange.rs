@@ -191,6 +191,10 @@ pub trait Exchange {
     /// When the request had been received whole; `None` while its body is still coming.
     fn request_ended(&self) -> Option<Instant>;
 
+    /// A request that has been received whole counts as received whole only now: its limits start here. For an injected
+    /// delay, which is outside of them (Envoy: the router does not know of it).
+    fn restart_limits(&mut self);
+
     /// Waits until `until` (an injected delay, a retry's back-off), watching the client meanwhile.
     fn pause(&mut self, until: Instant) -> impl Future<Output = Result<(), ClientGone>>;
 

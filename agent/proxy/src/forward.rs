@@ -13,6 +13,7 @@ use undermesh_core::outlier::Sign;
 use undermesh_core::route::{self, Facts, Route, TryOutcome};
 use undermesh_core::view::ResponseView;
 
+use crate::digits::Digits;
 use crate::exchange::{AttemptError, End, Exchange, Judge, Limit, Limits, Verdict};
 use crate::flags::ResponseFlags;
 use crate::live::{ConnectError, EndpointPool, Permit, StreamSlot, permit};
@@ -21,6 +22,7 @@ use crate::metrics::{Counter, Shard};
 use crate::outlet::Bound;
 use crate::pool::Upstream;
 use crate::request::{HttpPath, Plan};
+use crate::worker::Worker;
 
 impl HttpPath {
     /// Forwards, with retries.
@@ -147,7 +149,8 @@ impl HttpPath {
         bound.begin_try(sent);
         bound.report(shard, endpoint, Sign::Connected);
         let number = tries.made;
-        let mut judge = Response { facts: self.facts(), shard, plan, bound, route, tries, sent };
+        let worker = &self.worker;
+        let mut judge = Response { facts: self.facts(), worker, plan, bound, route, tries, sent };
         let result = exchange.attempt(upstream, number, limits, &mut judge).await;
         let (local, outcome, sign) = match result {
             Ok(Verdict::Relay) => return Attempt::Relay(busy),
@@ -325,7 +328,7 @@ impl Drop for Busy {
 /// Judges response heads.
 struct Response<'a> {
     facts: Facts<'a>,
-    shard: &'a Shard,
+    worker: &'a Worker,
     plan: &'a mut Plan,
     bound: &'a Bound,
     route: Option<&'a Route>,
@@ -339,11 +342,11 @@ impl Judge for Response<'_> {
         let record = &mut self.plan.record;
         let sign =
             Sign::Answered { status: head.status(), grpc_status: grpc_status.filter(|_| record.is_grpc) };
-        self.bound.report(self.shard, self.tries.endpoint, sign);
+        self.bound.report(&self.worker.shard, self.tries.endpoint, sign);
         self.tries.permit = None;
         let outcome = TryOutcome::response(head);
         if is_replayable && self.route.is_some_and(|route| route.retries.should_retry(&outcome)) {
-            match self.tries.take_retry(self.bound, self.shard) {
+            match self.tries.take_retry(self.bound, &self.worker.shard) {
                 Ok(()) => return Verdict::Retry,
                 Err(why) => record.flags.insert(why),
             }
@@ -353,40 +356,24 @@ impl Judge for Response<'_> {
         record.details = "via_upstream";
         let time = self.sent.elapsed();
         record.upstream_time = Some(time);
+        let digits = Digits::of(time.as_millis() as u64);
+        // What we measured counts, not what a proxy behind us did.
+        match head.header(SERVICE_TIME) {
+            None => edits.add(SERVICE_TIME, digits.as_bytes()),
+            Some(_) => edits.set(SERVICE_TIME, digits.as_bytes()),
+        }
+        // RFC 9110 section 6.6.1: whoever passes a response on gives it a date.
+        if head.header("date").is_none() && head.status() >= 200 {
+            edits.add("date", &self.worker.date());
+        }
         let outlet = record.outlet();
         route::response_edits(outlet.http(), &record.decision, Some(head), &self.facts, edits);
         record.add_cors(edits);
-        if head.header("x-envoy-upstream-service-time").is_none() {
-            let mut text = itoa(time.as_millis() as u64);
-            edits.add("x-envoy-upstream-service-time", text.digits());
-        }
         Verdict::Relay
     }
 }
 
-/// Decimal digits on the stack.
-struct Digits {
-    bytes: [u8; 20],
-    start: usize,
-}
-
-impl Digits {
-    fn digits(&mut self) -> &[u8] {
-        &self.bytes[self.start..]
-    }
-}
-
-fn itoa(mut value: u64) -> Digits {
-    let mut digits = Digits { bytes: [0; 20], start: 20 };
-    loop {
-        digits.start -= 1;
-        digits.bytes[digits.start] = b'0' + (value % 10) as u8;
-        value /= 10;
-        if value == 0 {
-            return digits;
-        }
-    }
-}
+const SERVICE_TIME: &str = "x-envoy-upstream-service-time";
 
 fn number(text: &[u8]) -> Option<u32> {
     std::str::from_utf8(text).ok()?.parse().ok()

@@ -18,6 +18,8 @@ pub mod access_log;
 pub mod buffer;
 mod client_hello;
 mod connection;
+mod date;
+mod digits;
 pub mod exchange;
 pub mod flags;
 mod forward;

@@ -11,13 +11,15 @@
 
 use std::cell::RefCell;
 use std::rc::Rc;
+use std::time::Duration;
 
 use undermesh_core::cluster::{Cluster, UpstreamProtocol};
 use undermesh_core::edits::Edits;
-use undermesh_core::route::{self, Abort, Decision, Facts, GrpcStatus, HttpTable, Outcome};
+use undermesh_core::route::{self, Abort, Decision, Facts, GrpcStatus, HttpTable, Outcome, Route};
 use undermesh_core::view::{HttpVersion, RequestView, ResponseView};
 
 use crate::access_log::Note;
+use crate::digits::Digits;
 use crate::exchange::{Exchange, LocalReply, RequestMeta, RequestPath, Stage, Transfer};
 use crate::flags::ResponseFlags;
 use crate::local::{self, Local};
@@ -94,8 +96,14 @@ impl RequestPath for HttpPath {
         let decision = route::decide(table, head, &mut *worker.rng.borrow_mut(), &mut ());
         let mut note = worker.notes.take();
         let request_id = head.header("x-request-id").filter(|_| matches!(self.target, Target::Address(_)));
-        let new_id = worker.request_id();
-        let request_id = request_id.unwrap_or(&new_id);
+        let new_id;
+        let request_id = match request_id {
+            Some(kept) => kept,
+            None => {
+                new_id = worker.request_id();
+                &new_id
+            }
+        };
         note.take([
             head.method().as_bytes(),
             head.target().as_bytes(),
@@ -110,11 +118,13 @@ impl RequestPath for HttpPath {
         let will_forward = bound.is_some() && decision.abort.is_none() && !is_upgrade_refused;
         let mut location = None;
         if will_forward {
-            route::request_edits(table, &decision, head, &self.facts(), edits);
+            // As in Envoy the rule has the last word, also about these.
             self.proxy_headers(head, request_id, edits);
-            if let Some(timeout) = decision.route.and_then(|index| table.route(index)?.timeout) {
-                edits.set("x-envoy-expected-rq-timeout-ms", timeout.as_millis().to_string().as_bytes());
+            if let Some(limit) = decision.route.and_then(|index| expected_time(table.route(index)?)) {
+                let millis = u64::try_from(limit.as_millis()).unwrap_or(u64::MAX);
+                edits.set("x-envoy-expected-rq-timeout-ms", Digits::of(millis).as_bytes());
             }
+            route::request_edits(table, &decision, head, &self.facts(), edits);
         } else if matches!(decision.outcome, Outcome::Redirect | Outcome::HttpsRedirect)
             && decision.abort.is_none()
         {
@@ -143,7 +153,7 @@ impl RequestPath for HttpPath {
         let mut record = Record::new(
             worker.clone(),
             self.caller.clone(),
-            outlet.clone(),
+            outlet,
             decision,
             note,
             self.peer,
@@ -172,6 +182,7 @@ impl RequestPath for HttpPath {
             if exchange.pause(plan.record.started + delay).await.is_err() {
                 return;
             }
+            exchange.restart_limits();
         }
         if let Some(abort) = decision.abort {
             return self.abort(&mut plan.record, abort, exchange).await;
@@ -249,16 +260,13 @@ impl HttpPath {
 
     /// What a proxy adds for the upstream, whatever the rules say (semantics section 11).
     fn proxy_headers(&self, head: &impl RequestView, request_id: &[u8], edits: &mut Edits) {
-        // The application's own are never believed.
-        for name in [
-            "x-envoy-upstream-rq-timeout-ms",
-            "x-envoy-upstream-rq-per-try-timeout-ms",
-            "x-envoy-retry-on",
-            "x-envoy-max-retries",
-            "x-envoy-expected-rq-timeout-ms",
-        ] {
-            if head.header(name).is_some() {
-                edits.remove(name);
+        let is_edge = matches!(self.target, Target::GatewayPort(..));
+        if head.may_have_headers("x-envoy-") {
+            let edge = if is_edge { EDGE_HEADERS } else { &[] };
+            for name in INTERNAL_HEADERS.iter().chain(edge) {
+                if head.header(name).is_some() {
+                    edits.remove(name);
+                }
             }
         }
         match self.target {
@@ -301,6 +309,7 @@ impl HttpPath {
         body: &[u8],
         exchange: &mut X,
     ) {
+        edits.set("date", &self.worker.date());
         let outlet = record.outlet().clone();
         let own = OwnHead { status };
         route::response_edits(outlet.http(), &record.decision, Some(&own), &self.facts(), &mut edits);
@@ -338,6 +347,7 @@ impl HttpPath {
                 .await;
         };
         let mut edits = Edits::default();
+        edits.set("date", &self.worker.date());
         let outlet = record.outlet().clone();
         let own = OwnHead { status };
         route::response_edits(outlet.http(), &record.decision, Some(&own), &self.facts(), &mut edits);
@@ -359,7 +369,8 @@ impl HttpPath {
     /// The rule's header operations do not apply to it (Envoy: the filter answers by itself).
     async fn preflight<X: Exchange>(&self, record: &mut Record, exchange: &mut X) {
         record.local(&local::PREFLIGHT);
-        let edits = record.cors.take().unwrap_or_default();
+        let mut edits = record.cors.take().unwrap_or_default();
+        edits.set("date", &self.worker.date());
         let transfer = exchange.answer(&LocalReply { status: 200, edits: &edits, body: b"" }).await;
         record.finish(transfer);
     }
@@ -369,6 +380,40 @@ impl HttpPath {
         let (status, body) = route::direct_response(outlet.http(), &record.decision).unwrap_or((500, b""));
         record.local(&Local { status, details: "direct_response", ..local::BLOCKED });
         self.reply(record, Edits::default(), status, body, exchange).await;
+    }
+}
+
+/// Instructions to an Envoy, which nobody but its own configuration may give: never believed, never passed on. Envoy:
+/// `cleanInternalHeaders`, and the retry headers that its router consumes.
+const INTERNAL_HEADERS: &[&str] = &[
+    "x-envoy-retriable-status-codes",
+    "x-envoy-retriable-header-names",
+    "x-envoy-retry-on",
+    "x-envoy-retry-grpc-on",
+    "x-envoy-max-retries",
+    "x-envoy-upstream-alt-stat-name",
+    "x-envoy-upstream-rq-timeout-ms",
+    "x-envoy-upstream-rq-per-try-timeout-ms",
+    "x-envoy-upstream-rq-timeout-alt-response",
+    "x-envoy-expected-rq-timeout-ms",
+    "x-envoy-force-trace",
+    "x-envoy-ip-tags",
+    "x-envoy-original-url",
+    "x-envoy-hedge-on-per-try-timeout",
+];
+/// What only the mesh itself may say, besides: not believed of clients outside.
+const EDGE_HEADERS: &[&str] = &[
+    "x-envoy-decorator-operation",
+    "x-envoy-downstream-service-cluster",
+    "x-envoy-downstream-service-node",
+    "x-envoy-internal",
+];
+
+/// How long the service has for its first answer, as far as the rule says so (Envoy: the try's limit, within the route's).
+fn expected_time(route: &Route) -> Option<Duration> {
+    match (route.retries.per_try_timeout, route.timeout) {
+        (Some(per_try), Some(route)) => Some(per_try.min(route)),
+        (per_try, route) => per_try.or(route),
     }
 }
 

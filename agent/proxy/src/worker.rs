@@ -18,6 +18,7 @@ use undermesh_core::snapshot::Snapshot;
 use crate::access_log::AccessLog;
 use crate::buffer::BufferPool;
 use crate::connection::{self, Arrival, ConnectionRow, Connections};
+use crate::date::HttpDate;
 use crate::inlet::Caller;
 use crate::listener;
 use crate::metrics::{Metrics, Shard};
@@ -77,6 +78,7 @@ pub(crate) struct Worker {
     http2_gateway: Rc<http2::ServerSettings>,
     snapshot: RefCell<Cache<Arc<ArcSwap<Snapshot>>, Arc<Snapshot>>>,
     callers: RefCell<HashMap<Arc<str>, Rc<LocalCaller>>>,
+    date: HttpDate,
     started: Instant,
     started_unix: Duration,
     is_draining: Cell<bool>,
@@ -116,6 +118,7 @@ impl Worker {
             }),
             snapshot: RefCell::new(Cache::new(shared.snapshot.clone())),
             callers: RefCell::default(),
+            date: HttpDate::default(),
             started: Instant::now(),
             started_unix: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default(),
             is_draining: Cell::new(false),
@@ -161,6 +164,11 @@ impl Worker {
     /// Time since the epoch, from the monotonic clock.
     pub(crate) fn unix_time(&self) -> Duration {
         self.started_unix + self.started.elapsed()
+    }
+
+    /// The value of a `date` header.
+    pub(crate) fn date(&self) -> [u8; 29] {
+        self.date.at(self.unix_time().as_secs())
     }
 
     /// This worker's state of a client.

@@ -172,6 +172,10 @@ impl<S: ClientIo, P: RequestPath> Exchange for Http1Exchange<S, P> {
         self.ended
     }
 
+    fn restart_limits(&mut self) {
+        self.ended = self.ended.map(|_| now());
+    }
+
     async fn pause(&mut self, until: Instant) -> Result<(), ClientGone> {
         poll_fn(|context| self.poll_pause(context, until)).await
     }

@@ -278,6 +278,13 @@ impl RequestView for RequestHead<'_, '_> {
         &self.target
     }
 
+    fn may_have_headers(&self, prefix: &str) -> bool {
+        self.lines.headers.iter().any(|header| {
+            let start = header.name.as_bytes().get(..prefix.len());
+            start.is_some_and(|start| start.eq_ignore_ascii_case(prefix.as_bytes()))
+        })
+    }
+
     fn header_lines<'a>(&'a self, name: &str) -> impl Iterator<Item = &'a [u8]> {
         let hidden = self.hop.removes(&self.lines, name);
         self.lines.values(name).filter(move |_| !hidden)

@@ -104,6 +104,13 @@ impl RequestBody {
         }
     }
 
+    /// Lets an end that was received before count as received at `now`.
+    pub(super) fn end_again(&mut self, now: Instant) {
+        if let State::Ended { at, .. } = &mut self.state {
+            *at = now;
+        }
+    }
+
     /// Whether it broke its framing.
     pub(super) fn is_malformed(&self) -> bool {
         matches!(self.state, State::Failed(BodyError::Malformed))

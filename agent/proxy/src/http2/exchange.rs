@@ -194,6 +194,10 @@ impl Exchange for Http2Exchange {
         self.body.ended_at()
     }
 
+    fn restart_limits(&mut self) {
+        self.body.end_again(tokio::time::Instant::now().into_std());
+    }
+
     async fn pause(&mut self, until: Instant) -> Result<(), ClientGone> {
         let mut sleep = Box::pin(tokio::time::sleep_until(until.into()));
         poll_fn(|cx| {

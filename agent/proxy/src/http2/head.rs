@@ -164,6 +164,10 @@ impl RequestView for RequestHead {
     fn header_lines<'a>(&'a self, name: &str) -> impl Iterator<Item = &'a [u8]> {
         self.headers.get_all(name).into_iter().map(HeaderValue::as_bytes)
     }
+
+    fn may_have_headers(&self, prefix: &str) -> bool {
+        self.headers.keys().any(|name| name.as_str().starts_with(prefix))
+    }
 }
 
 /// The head of a response, as `core` sees it.

@@ -12,6 +12,7 @@
 mod cors;
 mod failures;
 mod grpc;
+mod headers;
 mod limits;
 mod mirror;
 mod opaque;

@@ -337,7 +337,7 @@ fn an_http2_client_is_mirrored_to_both_kinds() {
 }
 
 /// The status of a POST with `body` and a trailer, over HTTP/2.
-fn post_http2(io: std::net::TcpStream, body: &[u8]) -> u16 {
+pub fn post_http2(io: std::net::TcpStream, body: &[u8]) -> u16 {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         let io = tokio::net::TcpStream::from_std(io).unwrap();

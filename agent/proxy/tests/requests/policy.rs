@@ -4,6 +4,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
+use crate::mirror::post_http2;
+use crate::recorder::{Answer, Recorder};
 use crate::world::{PATIENCE, Reply, Upstream, World, service, virtual_service};
 
 fn faulty(upstream: &Upstream, fault: serde_json::Value) -> World {
@@ -72,4 +74,36 @@ fn draining_ends_idle_connections_and_finishes_current_requests() {
     assert_eq!((response.status, response.header("connection").as_deref()), (200, Some("close")));
     assert_eq!(busy.rest().unwrap(), b"");
     drained.join().unwrap();
+}
+
+#[test]
+fn a_delay_is_outside_the_routes_timeout_which_begins_after_it() {
+    let rule = |upstream: &Upstream| {
+        let mut objects = service(1, "echo", "http", &[("v1", upstream.address)]);
+        objects.push(virtual_service(
+            "echo",
+            json!([{
+                "fault": {"delay": {"percentage": {"value": 100}, "fixedDelay": "700ms"}}, "timeout": "300ms",
+                "route": [{"destination": {"host": "echo"}}],
+            }]),
+        ));
+        World::new(objects)
+    };
+    let quick = Upstream::named("ok");
+    let world = rule(&quick);
+    let started = Instant::now();
+    assert_eq!(world.connect(1).get("echo", "/quick", &[]).status, 200);
+    assert!(started.elapsed() >= Duration::from_millis(700));
+    world.log_line("\"GET /quick HTTP/1.1\" 200 DI ");
+    let slow = Upstream::start(|_, _| Reply::After(Duration::from_secs(2)));
+    let world = rule(&slow);
+    let started = Instant::now();
+    assert_eq!(world.connect(1).get("echo", "/slow", &[]).status, 504);
+    assert!(started.elapsed() >= Duration::from_millis(1000));
+    assert!(started.elapsed() < Duration::from_millis(1900), "it was cut by the timeout");
+    // HTTP/2 counts by a clock of its own.
+    let recorder = Recorder::start(Answer::Status(200));
+    let mut objects = service(1, "echo", "http", &[("v1", recorder.address)]);
+    objects.push(world.objects.last().unwrap().clone());
+    assert_eq!(post_http2(World::new(objects).connect(1).into_io(), b"body"), 200);
 }
