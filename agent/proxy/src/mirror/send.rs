@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use http::HeaderValue;
 use http::header::CONTENT_TYPE;
-use undermesh_core::cluster::{Availability, UpstreamProtocol};
+use undermesh_core::cluster::{Availability, Discovery, UpstreamProtocol};
 use undermesh_core::outlier::Sign;
 
 use super::Target;
@@ -71,7 +71,9 @@ async fn deliver(
     asked: &Cell<Option<usize>>,
 ) -> Result<(), Unsent> {
     let bound = &target.bound;
-    if bound.cluster.availability != Availability::Known {
+    // A copy has no address that it dialled: it must not go where its request went (Envoy finds no host for it either).
+    let is_elsewhere = !matches!(bound.cluster.discovery, Discovery::OriginalDestination);
+    if bound.cluster.availability != Availability::Known || !is_elsewhere {
         return Err(Unsent::Failed);
     }
     let pool = &bound.cluster.policy.connection_pool;

@@ -169,18 +169,30 @@ fn each_mirror_of_a_list_gets_its_share() {
 fn a_mirror_that_never_answers_or_is_not_there_delays_and_fails_nothing() {
     let primary = Upstream::named("ok");
     let deaf = Recorder::start(Answer::Never);
-    let targets: [(&str, Vec<_>); 4] = [
+    let targets: [(&str, Vec<_>); 5] = [
         ("never answers", vec![("v1", deaf.address)]),
         ("refuses", vec![("v1", refused())]),
+        ("goes where its client dialled", vec![]),
         ("no endpoints", vec![]),
         ("unknown host", vec![]),
     ];
     for (name, mirror) in targets {
         let rule = match name {
             "unknown host" => json!({"mirror": {"host": "nowhere"}}),
+            "goes where its client dialled" => {
+                json!({"mirror": {"host": "any.example", "port": {"number": 80}}})
+            }
             _ => mirrored(),
         };
-        let world = world(primary.address, &mirror, rule);
+        let mut objects = objects(primary.address, "http", &mirror, rule);
+        objects.push(json!({
+            "apiVersion": "networking.istio.io/v1", "kind": "ServiceEntry",
+            "metadata": {"name": "any", "namespace": "default"},
+            "spec": {"hosts": ["any.example"], "resolution": "NONE", "location": "MESH_EXTERNAL",
+                "ports": [{"number": 80, "name": "http", "protocol": "HTTP"}]},
+        }));
+        let world = World::new(objects);
+        let before = primary.count();
         let mut connection = world.connect(SERVICE);
         let started = Instant::now();
         for _ in 0..20 {
@@ -190,6 +202,7 @@ fn a_mirror_that_never_answers_or_is_not_there_delays_and_fails_nothing() {
         if name != "never answers" {
             world.wait_for_metric(&counted("failed", 20));
         }
+        assert_eq!(primary.count(), before + 20, "{name}");
     }
     assert_eq!(deaf.wait(20).len(), 20);
 }
