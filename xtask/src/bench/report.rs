@@ -30,6 +30,8 @@ pub(crate) struct Results {
     pub(crate) connect_control_ns: Vec<[f64; 2]>,
     /// Per request, in the whole agent.
     pub(crate) allocations: Option<f64>,
+    /// undermesh-again is an earlier build, so there is no control.
+    pub(crate) has_before: bool,
 }
 
 /// A target of the project and what was seen.
@@ -172,7 +174,12 @@ impl Results {
     fn control_line(&self, out: &mut String) {
         const CPU: &str = "cpu_us_per_request";
         if let Some(control) = self.ratio([Target::UndermeshAgain, Target::Undermesh], Test::Burst, CPU) {
-            let _ = writeln!(out, "Control, undermesh over itself: {control:.3} of its CPU per request.");
+            let what = if self.has_before {
+                "The earlier build over this one"
+            } else {
+                "Control, undermesh over itself"
+            };
+            let _ = writeln!(out, "{what}: {control:.3} of its CPU per request.");
         }
         if let Some(logged) = self.ratio([Target::UndermeshLogged, Target::Undermesh], Test::Burst, CPU) {
             let _ = writeln!(out, "With the access log: {logged:.3} of the CPU per request without.");

@@ -274,7 +274,8 @@ fn agent(
         fs::write(config.join("web.yaml"), web.manifest(&server))?;
     }
 
-    let mut command = pinned(cpus.proxy, &programs.undermesh);
+    let again = programs.before.as_ref().filter(|_| target == Target::UndermeshAgain);
+    let mut command = pinned(cpus.proxy, again.unwrap_or(&programs.undermesh));
     command.args(["agent", "--workers", "1", "--node", node.name()]);
     command.arg("--config").arg(&config).arg("--cgroup").arg(node.pods_cgroup());
     command.arg("--admin-socket").arg(folder.join("admin.sock"));
