@@ -19,9 +19,10 @@ pub use pipe::{Fill, HEADROOM, Pipe};
 pub const SMALL: usize = 16 * 1024;
 /// Size of a large block, bytes.
 pub const LARGE: usize = 128 * 1024;
-/// Free blocks kept for the next user, 4 MiB and 2 MiB; more go back to the allocator.
+/// Free blocks kept for the next user, 4 MiB and 8 MiB; more go back to the allocator. A burst that is read in one go and
+/// sent in another holds a block for each of its messages, and a fresh block is dear: it is zeroed.
 const KEEP_SMALL: usize = 256;
-const KEEP_LARGE: usize = 16;
+const KEEP_LARGE: usize = 64;
 /// Large blocks in use at a time (32 MiB), heads that need one excepted.
 const LARGE_BUDGET: usize = 256;
 /// A head scratch that grew beyond this is not kept.

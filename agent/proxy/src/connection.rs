@@ -155,57 +155,82 @@ pub(crate) fn serve(worker: &Rc<Worker>, io: TcpStream, arrival: Arrival) {
     if let Some(load) = worker.load() {
         load.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
     }
-    let listed = Listed { worker: worker.clone(), id };
-    let task = tokio::task::spawn_local({
-        let info = info.clone();
-        async move {
-            let mut life = pin!(life(&listed.worker, io, arrival, &info));
-            poll_fn(|context| {
-                if info.waker.borrow().is_none() {
-                    *info.waker.borrow_mut() = Some(context.waker().clone());
-                }
-                life.as_mut().poll(context)
-            })
-            .await;
-        }
-    });
+    let task =
+        tokio::task::spawn_local(life(Listed { worker: worker.clone(), id }, io, arrival, info.clone()));
     *info.abort.borrow_mut() = Some(task.abort_handle());
 }
 
-async fn life(worker: &Rc<Worker>, io: TcpStream, arrival: Arrival, info: &Info) {
+/// What a connection turned out to carry.
+enum Speaks {
+    Http1,
+    Http2,
+    /// With the tables it was told by, and the connection to the server, if one was made to learn this.
+    Opaque(Rc<Outlet>, Option<Early>),
+    /// The client left before it was clear.
+    Nothing,
+}
+
+/// A connection's life. Not an `async fn`, and the rare parts boxed: what its future has room for counts for every idle
+/// connection, and an argument of an `async fn` counts twice.
+fn life(
+    listed: Listed,
+    io: TcpStream,
+    Arrival { caller, target, peer }: Arrival,
+    info: Rc<Info>,
+) -> impl Future<Output = ()> {
     // Answers are small and must not wait for more; a socket that refuses is about to fail anyway.
     let _ = io.set_nodelay(true);
-    let Arrival { caller, target, peer } = arrival;
+    let worker = listed.worker.clone();
     let caller = worker.caller(&caller);
-    let outlet = caller.outlet(target, &worker.snapshot());
+    let path = Rc::new(HttpPath::new(worker, caller, target, peer));
+    async move {
+        let listed = listed;
+        poll_fn(|context| {
+            *info.waker.borrow_mut() = Some(context.waker().clone());
+            Poll::Ready(())
+        })
+        .await;
+        let worker = &listed.worker;
+        match Box::pin(recognise(&path, &io)).await {
+            Speaks::Http1 => {
+                info.protocol.set("HTTP/1.1");
+                let settings = worker.http1_settings(target);
+                http1::serve(io, path, settings, worker.buffers.clone(), &[]).await;
+            }
+            Speaks::Http2 => {
+                info.protocol.set("HTTP/2");
+                Box::pin(serve_http2(path, io)).await;
+            }
+            Speaks::Opaque(outlet, early) => {
+                info.protocol.set("TCP");
+                Box::pin(opaque::serve(worker, &path.caller, &outlet, path.peer, io, early)).await;
+            }
+            Speaks::Nothing => {}
+        }
+    }
+}
+
+async fn recognise(path: &HttpPath, io: &TcpStream) -> Speaks {
+    let outlet = path.outlet();
     let protocol = outlet.protocol();
     if protocol.is_http() {
-        // Boxed, as all that is rare beside the long wait of a connection: its size counts for every idle one.
-        let first = Box::pin(tokio::time::timeout(FIRST_BYTE, sniff::http_version(&io))).await;
-        match first {
-            Ok(Ok(Sniffed::Http2)) => serve_http2(worker, &caller, target, peer, io, info).await,
-            Ok(Ok(Sniffed::Eof) | Err(_)) | Err(_) => {}
-            Ok(Ok(Sniffed::Http1 | Sniffed::Tls | Sniffed::Opaque)) => {
-                serve_http1(worker, &caller, target, peer, io, info).await;
-            }
+        return match tokio::time::timeout(FIRST_BYTE, sniff::http_version(io)).await {
+            Ok(Ok(Sniffed::Http2)) => Speaks::Http2,
+            Ok(Ok(Sniffed::Http1 | Sniffed::Tls | Sniffed::Opaque)) => Speaks::Http1,
+            Ok(Ok(Sniffed::Eof) | Err(_)) | Err(_) => Speaks::Nothing,
+        };
+    }
+    if protocol != Protocol::Auto {
+        return Speaks::Opaque(outlet, None);
+    }
+    let (sniffed, early) = who_speaks(&path.worker, &path.caller, &outlet, io, path.peer).await;
+    match sniffed {
+        Sniffed::Http1 => {
+            Early::keep_for_http(early);
+            Speaks::Http1
         }
-    } else if protocol == Protocol::Auto {
-        let (sniffed, early) = Box::pin(who_speaks(worker, &caller, &outlet, &io, peer)).await;
-        match sniffed {
-            Sniffed::Http1 => {
-                Early::keep_for_http(early);
-                serve_http1(worker, &caller, target, peer, io, info).await;
-            }
-            Sniffed::Http2 => {
-                drop(early);
-                serve_http2(worker, &caller, target, peer, io, info).await;
-            }
-            Sniffed::Eof | Sniffed::Tls | Sniffed::Opaque => {
-                serve_opaque(worker, &caller, &outlet, peer, io, early, info).await;
-            }
-        }
-    } else {
-        serve_opaque(worker, &caller, &outlet, peer, io, None, info).await;
+        Sniffed::Http2 => Speaks::Http2,
+        Sniffed::Eof | Sniffed::Tls | Sniffed::Opaque => Speaks::Opaque(outlet, early),
     }
 }
 
@@ -244,33 +269,11 @@ async fn who_speaks(
     (sniffed, early)
 }
 
-async fn serve_http1(
-    worker: &Rc<Worker>,
-    caller: &Rc<LocalCaller>,
-    target: Target,
-    peer: Peer,
-    io: TcpStream,
-    info: &Info,
-) {
-    info.protocol.set("HTTP/1.1");
-    let path = Rc::new(HttpPath::new(worker.clone(), caller.clone(), target, peer));
-    let settings = worker.http1_settings(target);
-    http1::serve(io, path, settings, worker.buffers.clone(), &[]).await;
-}
-
-async fn serve_http2(
-    worker: &Rc<Worker>,
-    caller: &Rc<LocalCaller>,
-    target: Target,
-    peer: Peer,
-    io: TcpStream,
-    info: &Info,
-) {
-    info.protocol.set("HTTP/2");
-    let path = Rc::new(HttpPath::new(worker.clone(), caller.clone(), target, peer));
-    let settings = worker.http2_settings(target);
+async fn serve_http2(path: Rc<HttpPath>, io: TcpStream) {
+    let worker = path.worker.clone();
+    let settings = worker.http2_settings(path.target);
     let draining = worker.shared.draining.clone();
-    let served = Box::pin(http2::serve(io, &[], path, settings, worker.buffers.clone(), draining)).await;
+    let served = http2::serve(io, &[], path, settings, worker.buffers.clone(), draining).await;
     if let Some(counter) = served.err().as_ref().and_then(blame) {
         worker.shard.count(counter);
     }
@@ -289,17 +292,4 @@ fn blame(error: &ServeError) -> Option<Counter> {
         ServeError::HandshakeTimeout(_) => Some(Counter::Http2Handshake),
         ServeError::DrainTimeout(_) => Some(Counter::Http2Drain),
     }
-}
-
-async fn serve_opaque(
-    worker: &Rc<Worker>,
-    caller: &Rc<LocalCaller>,
-    outlet: &Rc<Outlet>,
-    peer: Peer,
-    io: TcpStream,
-    early: Option<Early>,
-    info: &Info,
-) {
-    info.protocol.set("TCP");
-    Box::pin(opaque::serve(worker, caller, outlet, peer, io, early)).await;
 }

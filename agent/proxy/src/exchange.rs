@@ -58,8 +58,9 @@ pub trait RequestPath {
     }
 
     /// Serves the request: exactly one of `relay` and `answer` has been called on `exchange` when it returns, or the client
-    /// is gone. May be dropped at any await when the client's connection ends.
-    fn run<X: Exchange>(&self, plan: Self::Plan, exchange: &mut X) -> impl Future<Output = ()>;
+    /// is gone. May be dropped at any await when the client's connection ends. The codec drops `plan` right after it; it is
+    /// lent, since a future that owns it would have room for it twice, for as long as the connection lives.
+    fn run<X: Exchange>(&self, plan: &mut Self::Plan, exchange: &mut X) -> impl Future<Output = ()>;
 
     /// Bytes that are no request (bad framing, head too large, HTTP/1.0): the codec answers `status` by itself and closes.
     /// `why` is for the log: lower case, no user bytes.

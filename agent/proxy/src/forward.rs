@@ -112,38 +112,47 @@ impl HttpPath {
         let settings = &bound.cluster.policy.connection_pool;
         let fresh = std::mem::take(&mut tries.is_stale_repeat);
         let mut busy = Busy::new(pool.clone());
-        let connect = async {
-            Ok(match plan.upstream {
-                UpstreamProtocol::Http1 => {
-                    let leased = pool.http1(settings, fresh).await?;
-                    plan.record.upstream_local = leased.local;
-                    Upstream::Http1(leased.lease)
-                }
-                UpstreamProtocol::Http2 => {
-                    let stream = pool.http2(settings).await?;
-                    plan.record.upstream_local = stream.local;
-                    busy.slot = Some(stream.slot);
-                    Upstream::Http2(stream.requests)
-                }
-            })
-        };
         let shard = &self.worker.shard;
-        let upstream = match in_time(connect, limits, exchange).await {
-            Ok(Ok(upstream)) => upstream,
-            Ok(Err(error)) => {
-                let (local, outcome, sign) = match error {
-                    ConnectError::Overflow => return Attempt::Failed(local::OVERFLOW),
-                    ConnectError::Failed(_) => {
-                        (local::CONNECT_FAILED, TryOutcome::ConnectFailure, Sign::Failed)
-                    }
-                    ConnectError::TimedOut => {
-                        (local::CONNECT_TIMED_OUT, TryOutcome::ConnectFailure, Sign::TimedOut)
-                    }
-                };
-                bound.report(shard, endpoint, sign);
-                return self.failed(plan, bound, route, tries, exchange, local, outcome);
+        // In a block of their own, so that the future has no room for them while it waits for an answer.
+        let upstream = {
+            let idle = match plan.upstream {
+                UpstreamProtocol::Http1 if !fresh => pool.idle_http1(settings),
+                UpstreamProtocol::Http1 | UpstreamProtocol::Http2 => None,
+            };
+            let connected = match idle {
+                Some(lease) => Ok(Ok(Upstream::Http1(lease))),
+                None => {
+                    let connect = async {
+                        Ok(match plan.upstream {
+                            UpstreamProtocol::Http1 => Upstream::Http1(pool.http1(settings, fresh).await?),
+                            UpstreamProtocol::Http2 => {
+                                let (requests, slot) = pool.http2(settings).await?;
+                                busy.slot = Some(slot);
+                                Upstream::Http2(requests)
+                            }
+                        })
+                    };
+                    // Boxed: it is large, and its size would count for every idle connection.
+                    Box::pin(in_time(connect, limits, exchange)).await
+                }
+            };
+            match connected {
+                Ok(Ok(upstream)) => upstream,
+                Ok(Err(error)) => {
+                    let (local, outcome, sign) = match error {
+                        ConnectError::Overflow => return Attempt::Failed(local::OVERFLOW),
+                        ConnectError::Failed(_) => {
+                            (local::CONNECT_FAILED, TryOutcome::ConnectFailure, Sign::Failed)
+                        }
+                        ConnectError::TimedOut => {
+                            (local::CONNECT_TIMED_OUT, TryOutcome::ConnectFailure, Sign::TimedOut)
+                        }
+                    };
+                    bound.report(shard, endpoint, sign);
+                    return self.failed(plan, bound, route, tries, exchange, local, outcome);
+                }
+                Err(end) => return end,
             }
-            Err(end) => return end,
         };
         let sent = Instant::now();
         bound.begin_try(sent);

@@ -15,6 +15,7 @@ use crate::flags::ResponseFlags;
 use crate::live::{ConnectError, Opened};
 use crate::metrics::Counter;
 use crate::outlet::{Bound, LocalCaller, Outlet, workload_labels};
+use crate::pool::Home;
 use crate::record::{Peer, push_service};
 use crate::tunnel::{Moved, TunnelEnd, TunnelLimits, reset, tunnel};
 use crate::worker::Worker;
@@ -46,7 +47,8 @@ impl Early {
             return;
         };
         if let Some(pool) = bound.pools.get(endpoint) {
-            pool.adopt(io, opened);
+            opened.pass_on();
+            pool.give_back(io, 0);
         }
     }
 }

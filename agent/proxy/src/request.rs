@@ -32,9 +32,9 @@ use crate::worker::Worker;
 /// One connection's way through the request path.
 pub(crate) struct HttpPath {
     pub worker: Rc<Worker>,
-    caller: Rc<LocalCaller>,
-    target: Target,
-    peer: Peer,
+    pub caller: Rc<LocalCaller>,
+    pub target: Target,
+    pub peer: Peer,
     outlet: RefCell<Rc<Outlet>>,
 }
 
@@ -60,7 +60,7 @@ impl HttpPath {
     }
 
     /// The tables for the next request: those of the newest snapshot.
-    fn outlet(&self) -> Rc<Outlet> {
+    pub(crate) fn outlet(&self) -> Rc<Outlet> {
         let mut outlet = self.outlet.borrow_mut();
         if outlet.generation != self.worker.generation() {
             *outlet = self.caller.outlet(self.target, &self.worker.snapshot());
@@ -169,7 +169,7 @@ impl RequestPath for HttpPath {
         plan.mirroring.as_mut()?.tee.take()
     }
 
-    async fn run<X: Exchange>(&self, mut plan: Plan, exchange: &mut X) {
+    async fn run<X: Exchange>(&self, plan: &mut Plan, exchange: &mut X) {
         plan.record.begin();
         let decision = plan.record.decision;
         if plan.is_upgrade_refused {
@@ -189,10 +189,10 @@ impl RequestPath for HttpPath {
         }
         match decision.outcome {
             Outcome::Forward { .. } | Outcome::Passthrough => match plan.bound.take() {
-                Some(bound) => self.forward(&mut plan, bound, exchange).await,
+                Some(bound) => self.forward(plan, bound, exchange).await,
                 None => self.answer(&mut plan.record, &local::NO_CLUSTER, exchange).await,
             },
-            Outcome::Redirect | Outcome::HttpsRedirect => self.redirect(&mut plan, exchange).await,
+            Outcome::Redirect | Outcome::HttpsRedirect => self.redirect(plan, exchange).await,
             Outcome::DirectResponse => self.direct_response(&mut plan.record, exchange).await,
             Outcome::Preflight => self.preflight(&mut plan.record, exchange).await,
             Outcome::NoRoute => self.answer(&mut plan.record, &local::NO_ROUTE, exchange).await,

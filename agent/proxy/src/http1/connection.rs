@@ -28,11 +28,13 @@ pub fn serve<S: ClientIo, P: RequestPath>(
             return;
         }
         loop {
-            match poll_fn(|context| exchange.poll_request(context)).await {
+            let mut next = poll_fn(|context| exchange.poll_request(context)).await;
+            match &mut next {
                 Next::Request(plan) => path.run(plan, &mut exchange).await,
-                Next::Refused(refusal) => Box::pin(exchange.refuse(refusal)).await,
+                Next::Refused(refusal) => Box::pin(exchange.refuse(*refusal)).await,
                 Next::Closed => return,
             }
+            drop(next);
             if !exchange.finish().await {
                 break;
             }

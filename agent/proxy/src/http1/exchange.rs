@@ -71,6 +71,8 @@ pub(super) struct Http1Exchange<S, P> {
     pub(super) upstream_is_deaf: bool,
     pub(super) upstream_keeps_alive: bool,
     pub(super) is_tunnel: bool,
+    /// The first bytes of a message wait for the other connections' turn, see `relay.rs`.
+    pub(super) gives_way: bool,
     /// The client got a response, as far as it could be given one.
     pub(super) is_answered: bool,
     /// The staged head: its length, the attempt's number at its end, and how many digits that has.
@@ -104,6 +106,7 @@ impl<S: ClientIo, P: RequestPath> Http1Exchange<S, P> {
             upstream_is_deaf: false,
             upstream_keeps_alive: false,
             is_tunnel: false,
+            gives_way: false,
             is_answered: false,
             head_length: 0,
             number: 1,
@@ -122,6 +125,7 @@ impl<S: ClientIo, P: RequestPath> Http1Exchange<S, P> {
         self.download.give_up();
         self.upload.pipe.rewind();
         self.upstream = Some(lease);
+        self.gives_way = true;
         (self.upstream_spoke, self.upstream_is_deaf, self.upstream_keeps_alive) = (false, false, false);
         self.attempt_started = limits.per_try.map(|_| now());
         self.stage == Stage::Http1 && self.number_attempt(number)
@@ -210,6 +214,7 @@ impl<S: ClientIo, P: RequestPath> Exchange for Http1Exchange<S, P> {
         if self.http2.is_some() {
             return Box::pin(self.relay_http2(&limits)).await;
         }
+        self.gives_way = true;
         let end = poll_fn(|context| self.poll_relay(context, &limits)).await;
         self.finish_relay(end)
     }

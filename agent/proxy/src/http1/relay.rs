@@ -41,6 +41,9 @@ impl<S: ClientIo, P: RequestPath> Http1Exchange<S, P> {
         limits: &Limits,
         judge: &mut impl Judge,
     ) -> Poll<Result<Verdict, AttemptError>> {
+        if self.gives_way(context) {
+            return Poll::Pending;
+        }
         for _ in 0..self.rounds() {
             self.advance_upload();
             if self.is_malformed {
@@ -81,6 +84,9 @@ impl<S: ClientIo, P: RequestPath> Http1Exchange<S, P> {
 
     /// Relays the response and the rest of the request.
     pub(super) fn poll_relay(&mut self, context: &mut Context<'_>, limits: &Limits) -> Poll<End> {
+        if self.gives_way(context) {
+            return Poll::Pending;
+        }
         for _ in 0..self.rounds() {
             if !self.download.is_done() {
                 self.advance_upload();
@@ -143,6 +149,18 @@ impl<S: ClientIo, P: RequestPath> Http1Exchange<S, P> {
             context.waker().wake_by_ref();
         }
         Poll::Pending
+    }
+
+    /// Before the first bytes of a message are sent, once: whatever else is ready on this worker goes first. So a burst of
+    /// messages is read in one go and sent in another, and a receiver that was woken by the first finds the next ones too.
+    /// Sent one by one, each may find it asleep again, and waking somebody on another CPU is dear (an interrupt there, on a
+    /// virtual machine an exit here too). Alone on the worker it is the next to run, and nothing is lost but that poll.
+    fn gives_way(&mut self, context: &Context<'_>) -> bool {
+        let gives_way = std::mem::take(&mut self.gives_way);
+        if gives_way {
+            context.waker().wake_by_ref();
+        }
+        gives_way
     }
 
     /// Waits, but notices when the client leaves.

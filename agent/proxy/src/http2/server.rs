@@ -172,7 +172,7 @@ async fn stream<P: RequestPath>(
     tokio::select! {
         // First, so that an exchange that is at work sees the reset itself and can say how far it came.
         biased;
-        () = path.run(plan, &mut exchange) => {}
+        () = path.run(&mut plan, &mut exchange) => {}
         // While the path waits for something else (a connection, say).
         () = poll_fn(|cx| reply.borrow_mut().poll_gone(cx)) => {}
     }

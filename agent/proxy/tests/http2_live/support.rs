@@ -228,7 +228,7 @@ impl RequestPath for Double {
         (Plan { record: Record::Dropped, records: self.records.clone() }, Stage::Http2)
     }
 
-    async fn run<X: Exchange>(&self, mut plan: Plan, exchange: &mut X) {
+    async fn run<X: Exchange>(&self, plan: &mut Plan, exchange: &mut X) {
         plan.record = self.serve(exchange).await;
     }
 

@@ -18,7 +18,6 @@ mod mirror;
 mod opaque;
 mod outlier;
 mod policy;
-mod pools;
 mod recorder;
 mod retries;
 mod routing;

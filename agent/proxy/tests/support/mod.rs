@@ -177,7 +177,7 @@ impl RequestPath for TestPath {
         (plan, stage)
     }
 
-    async fn run<X: Exchange>(&self, plan: Plan, exchange: &mut X) {
+    async fn run<X: Exchange>(&self, plan: &mut Plan, exchange: &mut X) {
         let edits = Edits::default();
         if plan.local {
             let reply = LocalReply { status: 200, edits: &edits, body: b"local answer" };
