@@ -53,20 +53,8 @@ impl World {
             }
             Ok(())
         };
-        for service in array(case, "services") {
-            for object in service_objects(service) {
-                insert(object)?;
-            }
-        }
-        for resource in array(case, "config") {
-            let mut resource = resource.clone();
-            // For the harness only.
-            for endpoint in
-                resource["spec"].get_mut("endpoints").and_then(Value::as_array_mut).into_iter().flatten()
-            {
-                endpoint.as_object_mut().map(|it| it.remove("behaviour"));
-            }
-            insert(resource)?;
+        for object in objects(case) {
+            insert(object)?;
         }
         Ok(Self { snapshot: compile(&inputs).snapshot, case: case.clone() })
     }
@@ -205,6 +193,22 @@ fn http_parts(request: &Value) -> Value {
 
 fn plain(value: &Value) -> String {
     value.as_str().map_or_else(|| value.to_string(), str::to_owned)
+}
+
+/// The registry and configuration of a case as Kubernetes objects.
+pub(crate) fn objects(case: &Value) -> Vec<Value> {
+    let mut objects: Vec<Value> = array(case, "services").iter().flat_map(service_objects).collect();
+    for resource in array(case, "config") {
+        let mut resource = resource.clone();
+        // For the harness only.
+        for endpoint in
+            resource["spec"].get_mut("endpoints").and_then(Value::as_array_mut).into_iter().flatten()
+        {
+            endpoint.as_object_mut().map(|it| it.remove("behaviour"));
+        }
+        objects.push(resource);
+    }
+    objects
 }
 
 /// The Kubernetes objects of a service of the registry: Service, EndpointSlice, Pods.

@@ -9,6 +9,8 @@
 //!                                └───────────────▶ references: what names what does not exist
 //! ```
 
+
+mod conflicts;
 mod cors;
 mod delegate;
 mod destination_rule;
@@ -24,7 +26,9 @@ mod mesh;
 mod pods;
 mod references;
 mod services;
+mod shadowed;
 mod sidecar;
+mod unused;
 mod virtual_service;
 
 use std::cmp::Ordering;
@@ -57,6 +61,9 @@ pub fn compile(inputs: &Inputs) -> Compiled {
     sidecar::compile(inputs, &mut state, &mut diagnostics);
     state.captured_ports = captured_ports(&state);
     references::check(inputs, &state, &mut diagnostics);
+    shadowed::check(inputs, &state, &mut diagnostics);
+    conflicts::check(inputs, &state, &mut diagnostics);
+    unused::check(inputs, &state, &mut diagnostics);
     Compiled { snapshot: Snapshot::new(state), diagnostics }
 }
 

@@ -1,7 +1,7 @@
-//! What names what does not exist. Admission looks at one object at a time and cannot see it; requests would only show it as
+//! What a VirtualService names and does not exist. Admission looks at one object at a time and cannot see it; requests would only show it as
 //! 503 or 404.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
 use super::by_age;
 use crate::api::meta::{Key, Resource};
@@ -10,37 +10,13 @@ use crate::cluster::{Discovery, Endpoint};
 use crate::diagnostic::{Code, Diagnostic, Severity};
 use crate::host::{self, HostKey};
 use crate::inputs::Inputs;
-use crate::snapshot::{MESH, Service, ServiceKind, ServicePort, State, Visibility};
+use crate::snapshot::{MESH, Service, ServiceKind, ServicePort, State};
 
 pub(super) fn check(inputs: &Inputs, state: &State, diagnostics: &mut Vec<Diagnostic>) {
-    let mut first_of: HashMap<HostKey, Vec<(&Key, &Resource<VirtualService>)>> = HashMap::new();
-    let keys: HashMap<(&str, &str), &Key> =
-        inputs.virtual_services.keys().map(|key| ((&*key.namespace, &*key.name), key)).collect();
     for resource in by_age(&inputs.virtual_services) {
-        let meta = &resource.meta;
         gateways(inputs, resource, diagnostics);
+        hosts(resource, state, diagnostics);
         destinations(resource, state, diagnostics);
-        if resource.spec.hosts.is_empty() || !binds_mesh(resource) {
-            continue;
-        }
-        let Some(key) = keys.get(&(&*meta.namespace, &*meta.name)) else { continue };
-        for (index, written) in resource.spec.hosts.iter().enumerate() {
-            let host = HostKey::parse(&host::complete(written, &meta.namespace, &state.mesh.cluster_domain));
-            let older = first_of.entry(host).or_default();
-            if let Some((taken, _)) = older.iter().find(|(_, other)| seen_together(other, resource, state)) {
-                diagnostics.push(
-                    resource
-                        .diagnostic(
-                            Severity::Warning,
-                            Code::ShadowedObject,
-                            &format!("spec.hosts[{index}]"),
-                            format!("VirtualService {taken} is older and governs {written}; in the mesh rules do not merge"),
-                        )
-                        .with_hint("put the rules into one VirtualService, or delegate"),
-                );
-            }
-            older.push((key, resource));
-        }
     }
 }
 
@@ -48,17 +24,23 @@ fn binds_mesh(resource: &Resource<VirtualService>) -> bool {
     resource.spec.gateways.is_empty() || resource.spec.gateways.iter().any(|gateway| gateway == MESH)
 }
 
-/// Whether some namespace sees both.
-fn seen_together(a: &Resource<VirtualService>, b: &Resource<VirtualService>, state: &State) -> bool {
-    let of = |it: &Resource<VirtualService>| {
-        Visibility::of(&it.spec.export_to, &it.meta.namespace, &state.mesh.virtual_service_export)
-    };
-    match (of(a), of(b)) {
-        (Visibility::All, Visibility::All) => true,
-        (Visibility::All, Visibility::Namespaces(list)) | (Visibility::Namespaces(list), Visibility::All) => {
-            !list.is_empty()
+/// Hosts of the mesh that look like a Kubernetes service's and are nobody's. Others may well be known to a VirtualService alone.
+fn hosts(resource: &Resource<VirtualService>, state: &State, diagnostics: &mut Vec<Diagnostic>) {
+    if !binds_mesh(resource) || state.services.is_empty() {
+        return;
+    }
+    let suffix = format!(".svc.{}", state.mesh.cluster_domain);
+    for (index, written) in resource.spec.hosts.iter().enumerate() {
+        let host = host::complete(written, &resource.meta.namespace, &state.mesh.cluster_domain);
+        if host.to_ascii_lowercase().ends_with(&suffix) && !state.registry.has(&HostKey::parse(&host)) {
+            let message = format!("no service {host} is known, so these rules govern nobody's address");
+            let field = format!("spec.hosts[{index}]");
+            diagnostics.push(
+                resource
+                    .diagnostic(Severity::Warning, Code::UnknownHost, &field, message)
+                    .with_hint("correct the name, or add the Service"),
+            );
         }
-        (Visibility::Namespaces(a), Visibility::Namespaces(b)) => a.iter().any(|it| b.contains(it)),
     }
 }
 
@@ -72,104 +54,154 @@ fn gateways(inputs: &Inputs, resource: &Resource<VirtualService>, diagnostics: &
         let namespace = if namespace == "." { own } else { namespace };
         if !inputs.gateways.contains_key(&Key::new(namespace, name)) {
             let message = format!("no Gateway {namespace}/{name} exists, so nothing comes in through it");
-            diagnostics.push(resource.diagnostic(Severity::Warning, Code::UnknownGateway, &field, message));
+            let near = inputs.gateways.keys().find(|key| key.name == name);
+            let hint = match near {
+                Some(key) => format!("did you mean {key}?"),
+                None => "correct the name, or add the Gateway; of another namespace, write namespace/name"
+                    .to_owned(),
+            };
+            diagnostics.push(
+                resource.diagnostic(Severity::Warning, Code::UnknownGateway, &field, message).with_hint(hint),
+            );
         }
     };
     for (index, gateway) in resource.spec.gateways.iter().enumerate() {
         check(gateway, format!("spec.gateways[{index}]"));
     }
-    for (rule_index, rule) in resource.spec.http.iter().enumerate() {
-        for (at, entry) in rule.matches.iter().enumerate() {
-            for (index, gateway) in entry.gateways.iter().enumerate() {
-                check(gateway, format!("spec.http[{rule_index}].match[{at}].gateways[{index}]"));
+    let spec = &resource.spec;
+    let http =
+        spec.http.iter().map(|rule| rule.matches.iter().map(|entry| &entry.gateways).collect::<Vec<_>>());
+    let tls =
+        spec.tls.iter().map(|rule| rule.matches.iter().map(|entry| &entry.gateways).collect::<Vec<_>>());
+    let tcp =
+        spec.tcp.iter().map(|rule| rule.matches.iter().map(|entry| &entry.gateways).collect::<Vec<_>>());
+    let mut list = |name: &str, rules: &mut dyn Iterator<Item = Vec<&Vec<String>>>| {
+        for (rule, entries) in rules.enumerate() {
+            for (at, gateways) in entries.into_iter().enumerate() {
+                for (index, gateway) in gateways.iter().enumerate() {
+                    check(gateway, format!("spec.{name}[{rule}].match[{at}].gateways[{index}]"));
+                }
             }
         }
-    }
+    };
+    list("http", &mut { http });
+    list("tls", &mut { tls });
+    list("tcp", &mut { tcp });
 }
 
 fn destinations(resource: &Resource<VirtualService>, state: &State, diagnostics: &mut Vec<Diagnostic>) {
     let spec = &resource.spec;
+    let mut at = Place { resource, state, diagnostics, is_http: true };
     for (index, rule) in spec.http.iter().enumerate() {
-        for (leg, route) in rule.route.iter().enumerate() {
-            let field = format!("spec.http[{index}].route[{leg}].destination");
-            destination(resource, route.destination.as_ref(), &field, true, state, diagnostics);
-        }
-        let field = format!("spec.http[{index}].mirror");
-        destination(resource, rule.mirror.as_ref(), &field, true, state, diagnostics);
-        for (at, mirror) in rule.mirrors.iter().enumerate() {
-            let field = format!("spec.http[{index}].mirrors[{at}].destination");
-            destination(resource, mirror.destination.as_ref(), &field, true, state, diagnostics);
+        let legs: Vec<_> =
+            rule.route.iter().map(|route| (route.destination.as_ref(), route.weight)).collect();
+        at.legs(&format!("spec.http[{index}].route"), &legs);
+        at.destination(rule.mirror.as_ref(), &format!("spec.http[{index}].mirror"), None);
+        for (position, mirror) in rule.mirrors.iter().enumerate() {
+            let field = format!("spec.http[{index}].mirrors[{position}].destination");
+            at.destination(mirror.destination.as_ref(), &field, None);
         }
     }
+    at.is_http = false;
     for (index, rule) in spec.tls.iter().enumerate() {
-        for (leg, route) in rule.route.iter().enumerate() {
-            let field = format!("spec.tls[{index}].route[{leg}].destination");
-            destination(resource, route.destination.as_ref(), &field, false, state, diagnostics);
-        }
+        let legs: Vec<_> =
+            rule.route.iter().map(|route| (route.destination.as_ref(), route.weight)).collect();
+        at.legs(&format!("spec.tls[{index}].route"), &legs);
     }
     for (index, rule) in spec.tcp.iter().enumerate() {
-        for (leg, route) in rule.route.iter().enumerate() {
-            let field = format!("spec.tcp[{index}].route[{leg}].destination");
-            destination(resource, route.destination.as_ref(), &field, false, state, diagnostics);
-        }
+        let legs: Vec<_> =
+            rule.route.iter().map(|route| (route.destination.as_ref(), route.weight)).collect();
+        at.legs(&format!("spec.tcp[{index}].route"), &legs);
     }
 }
 
-fn destination(
-    resource: &Resource<VirtualService>,
-    written: Option<&Destination>,
-    field: &str,
+/// What is looked at, and where remarks go.
+struct Place<'a> {
+    resource: &'a Resource<VirtualService>,
+    state: &'a State,
+    diagnostics: &'a mut Vec<Diagnostic>,
     is_http: bool,
-    state: &State,
-    diagnostics: &mut Vec<Diagnostic>,
-) {
-    let Some(written) = written else { return };
-    // Completed as the rules were; its remarks have been made there.
-    let mut completed = written.clone();
-    super::virtual_service::complete(&mut completed, resource, field, state, &mut Vec::new());
-    let mut warn = |code, below: &str, message: String, hint: &str| {
-        let field = format!("{field}.{below}");
-        diagnostics.push(resource.diagnostic(Severity::Warning, code, &field, message).with_hint(hint));
-    };
-    let Some(service) = state.registered(&completed.host) else {
-        let hint = match state.registered(&completed.host.to_ascii_lowercase()) {
-            Some(service) => format!("case counts here: write {}", service.host),
-            None => "correct the name, or add a Service or ServiceEntry".to_owned(),
-        };
-        warn(Code::UnknownHost, "host", format!("no service {} is known", completed.host), &hint);
-        return;
-    };
-    if !completed.subset.is_empty() && !has_subset(service, &completed.subset, state) {
-        let message =
-            format!("no DestinationRule for {} defines the subset {}", service.host, completed.subset);
-        warn(
-            Code::UnknownSubset,
-            "subset",
-            message,
-            "add the subset to a DestinationRule, or correct its name",
-        );
-    }
-    let labels = subset_labels(service, &completed.subset, state);
-    if has_no_endpoint(service, labels, state) {
-        let what =
-            if completed.subset.is_empty() { String::new() } else { format!(" subset {}", completed.subset) };
-        let message = format!("{}{what} has no endpoint that is ready", service.host);
-        diagnostics.push(resource.diagnostic(Severity::Info, Code::NoEndpoints, field, message));
-    }
-    let mut warn = |code, below: &str, message: String, hint: &str| {
-        let field = format!("{field}.{below}");
-        diagnostics.push(resource.diagnostic(Severity::Warning, code, &field, message).with_hint(hint));
-    };
-    match &completed.port {
-        Some(port) => {
-            let known = service.ports.iter().any(|it| u32::from(it.number) == port.number);
-            if !known && !service.ports.is_empty() {
-                let message = format!("{} has no port {}", service.host, port.number);
-                warn(Code::UnknownPort, "port.number", message, "use one of the service's ports");
-            }
+}
+
+impl Place<'_> {
+    /// The destinations of a rule, with their weights.
+    fn legs(&mut self, field: &str, legs: &[(Option<&Destination>, i32)]) {
+        let total: i64 = legs.iter().map(|(_, weight)| i64::from((*weight).max(0))).sum();
+        for (leg, (destination, weight)) in legs.iter().enumerate() {
+            let percent =
+                (legs.len() > 1 && total > 0).then(|| f64::from((*weight).max(0)) * 100.0 / total as f64);
+            self.destination(*destination, &format!("{field}[{leg}].destination"), percent);
         }
-        None if is_http && binds_mesh(resource) => only_port(resource, service, field, state, diagnostics),
-        None => {}
+    }
+
+    fn warn(&mut self, code: Code, field: &str, message: String, hint: &str) {
+        let warning = self.resource.diagnostic(Severity::Warning, code, field, message);
+        self.diagnostics.push(warning.with_hint(hint));
+    }
+
+    /// `percent`: of the rule's requests, if there are several destinations.
+    fn destination(&mut self, written: Option<&Destination>, field: &str, percent: Option<f64>) {
+        let Some(written) = written else { return };
+        let (resource, state) = (self.resource, self.state);
+        // Completed as the rules were; its remarks have been made there.
+        let mut completed = written.clone();
+        super::virtual_service::complete(&mut completed, resource, field, state, &mut Vec::new());
+        let Some(service) = state.registered(&completed.host) else {
+            let hint = match state.registered(&completed.host.to_ascii_lowercase()) {
+                Some(service) => format!("case counts here: write {}", service.host),
+                None => "correct the name, or add a Service or ServiceEntry".to_owned(),
+            };
+            let message = format!("no service {} is known", completed.host);
+            return self.warn(Code::UnknownHost, &format!("{field}.host"), message, &hint);
+        };
+        let subset = &*completed.subset;
+        if !subset.is_empty() && subset_labels(service, subset, state).is_none() {
+            let message = format!("no DestinationRule for {} defines the subset {subset}", service.host);
+            let hint = "add the subset to a DestinationRule, or correct its name";
+            self.warn(Code::UnknownSubset, &format!("{field}.subset"), message, hint);
+        } else {
+            self.endpoints(service, subset, field, percent);
+        }
+        match &completed.port {
+            Some(port) => {
+                let known = service.ports.iter().any(|it| u32::from(it.number) == port.number);
+                if !known && !service.ports.is_empty() {
+                    let ports: Vec<_> = service.ports.iter().map(|port| port.number.to_string()).collect();
+                    let message = format!("{} has no port {}", service.host, port.number);
+                    let hint = format!("use one of the service's ports: {}", ports.join(", "));
+                    self.warn(Code::UnknownPort, &format!("{field}.port.number"), message, &hint);
+                }
+            }
+            None if self.is_http && binds_mesh(resource) => {
+                only_port(resource, service, field, state, self.diagnostics);
+            }
+            None => {}
+        }
+    }
+
+    /// A share of requests that nobody answers is worth a warning; a service that is not there yet, a word.
+    fn endpoints(&mut self, service: &Service, subset: &str, field: &str, percent: Option<f64>) {
+        let labels = subset_labels(service, subset, self.state);
+        if percent == Some(0.0) || !has_no_endpoint(service, labels, self.state) {
+            return;
+        }
+        let what = if subset.is_empty() { String::new() } else { format!(" subset {subset}") };
+        let (severity, part) = match percent {
+            Some(percent) => (Severity::Warning, format!(": {percent:.1} % of the requests answer 503")),
+            None => (Severity::Info, String::new()),
+        };
+        let message = format!("{}{what} has no endpoint that is ready{part}", service.host);
+        let remark = self.resource.diagnostic(severity, Code::NoEndpoints, field, message);
+        self.diagnostics.push(match labels {
+            Some(labels) if !subset.is_empty() => {
+                let labels: Vec<_> = labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
+                remark.with_hint(format!(
+                    "start workloads with the labels {}, or take their weight",
+                    labels.join(",")
+                ))
+            }
+            _ => remark,
+        });
     }
 }
 
@@ -201,10 +233,6 @@ fn only_port(
                 .with_hint(format!("write port.number: {} to have the same everywhere", only.number)),
         );
     }
-}
-
-fn has_subset(service: &Service, subset: &str, state: &State) -> bool {
-    subset_labels(service, subset, state).is_some()
 }
 
 /// The labels of a subset as some rule defines it; those of the whole service are none.

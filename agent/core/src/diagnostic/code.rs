@@ -104,9 +104,16 @@ codes! {
     UnknownPort "UM0504" "The service does not have this port, so requests to it answer 503."
     UnknownDelegate "UM0505" "No VirtualService of this name exists, or it is not exported to here; the rule is left out."
     ShortNameTaken "UM0506" "A dotted name means a Service here, where Istio would answer 503."
-    ShadowedObject "UM0507" "An older object for the same host takes its place."
+    ShadowedObject "UM0507" "Another object for the same host, mostly an older one, takes its place."
     NoEndpoints "UM0508" "The service or subset has no endpoints, so requests to it answer 503."
     OnlyPort "UM0509" "A destination without port means the service's only one, where Istio's sidecars take the client's."
+    UnusedObject "UM0510" "Nothing ever looks the object up: nobody refers to it, or no client can meet it."
+    DuplicateSubset "UM0511" "Two DestinationRules for a host define the same subset; one of them counts."
+    UnselectedGateway "UM0512" "No known workload has the labels that the Gateway selects."
+    PortConflict "UM0513" "Two servers or services want the same port, and nothing tells their connections apart."
+    DuplicateServiceEntry "UM0514" "Another ServiceEntry has the same host."
+    ImportsNothing "UM0515" "A host of a Sidecar brings nothing into view."
+    UnknownNamespace "UM0516" "A namespace of this name is not known."
 }
 
 impl fmt::Display for Code {

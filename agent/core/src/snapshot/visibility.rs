@@ -47,6 +47,15 @@ impl Visibility {
         }
     }
 
+    /// Whether some namespace sees both.
+    pub(crate) fn meets(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::All, Self::All) => true,
+            (Self::All, Self::Namespaces(list)) | (Self::Namespaces(list), Self::All) => !list.is_empty(),
+            (Self::Namespaces(a), Self::Namespaces(b)) => a.iter().any(|it| b.contains(it)),
+        }
+    }
+
     /// Whether only `namespace` sees it.
     pub(crate) fn is_private_to(&self, namespace: &str) -> bool {
         matches!(self, Self::Namespaces(list) if list.iter().all(|it| &**it == namespace) && !list.is_empty())

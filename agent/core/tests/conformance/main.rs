@@ -4,6 +4,7 @@
 //! `NOT_YET` lists, by name, the cases that do not pass. The list is exact: a case in it that passes fails the test too.
 #![expect(clippy::panic, reason = "a test says what is wrong by panicking")]
 
+mod diagnostics;
 mod expect;
 mod mutate;
 // Shared with the live half.
