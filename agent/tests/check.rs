@@ -188,3 +188,63 @@ fn a_folder_without_mistakes_is_valid() {
     assert!(text.contains("0 errors, 0 warnings"), "{text}");
     assert_eq!(folder.status_of("http://typo.example.com/"), 204);
 }
+
+#[test]
+fn nothing_is_wrong_with_the_examples() {
+    let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/examples");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_undermesh"));
+    let output = command.arg("check").arg(examples).args(["--output", "json"]).output().unwrap();
+    let answer: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((&answer["valid"], &answer["admitted"]), (&true.into(), &true.into()), "{answer}");
+    // The article's short host, which Istio would answer with 503 (DESIGN D8), is what that example shows.
+    let codes: Vec<_> = answer["diagnostics"].as_array().unwrap().iter().map(|it| &it["code"]).collect();
+    assert_eq!(codes, ["UM0506"], "{answer}");
+}
+
+#[test]
+fn what_is_admitted_and_refused_here_is_told_apart() {
+    let rule = |mode: &str| {
+        format!(
+            "apiVersion: security.istio.io/v1\nkind: PeerAuthentication\nmetadata: {{ name: a, namespace: default }}\n\
+             spec:\n  mtls: {{ mode: {mode} }}\n"
+        )
+    };
+    for (mode, valid, admitted) in
+        [("STRICT", false, true), ("DISABLE", true, true), ("strict", false, false)]
+    {
+        let folder = Folder::of(&format!("admitted-{mode}"), &[("a.yaml", &rule(mode))]);
+        let output = folder.undermesh("check", &["--output", "json"]);
+        let answer: Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(
+            (&answer["valid"], &answer["admitted"]),
+            (&valid.into(), &admitted.into()),
+            "{mode}: {answer}"
+        );
+        assert_eq!(output.status.code(), Some(i32::from(!valid)), "{mode}");
+    }
+}
+
+#[test]
+fn bad_requests_are_named_and_standard_input_is_read() {
+    use std::io::Write;
+    use std::process::Stdio;
+
+    let folder = Folder::of("requests", &[("mesh.yaml", SERVICE)]);
+    let ask = |requests: &str| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_undermesh"));
+        command.args(["explain", "--config"]).arg(&folder.0).args(["--requests", "-", "--output", "json"]);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        child.stdin.take().unwrap().write_all(requests.as_bytes()).unwrap();
+        child.wait_with_output().unwrap()
+    };
+    let bad = ask(r#"{"requests": [{"id": "a", "port": 1}, {"id": "b", "port": 1, "protocol": "smtp"}]}"#);
+    let text = String::from_utf8_lossy(&bad.stderr).into_owned();
+    assert!(
+        !bad.status.success() && text.contains("requests[1] (\"b\"): protocol: unknown variant"),
+        "{text}"
+    );
+    let good = ask(r#"{"requests": [{"id": "a", "port": 9080, "authority": "reviews", "path": "/"}]}"#);
+    let answer: Value = serde_json::from_slice(&good.stdout).unwrap();
+    assert_eq!((&answer["version"], &answer["results"][0]["status"]), (&1.into(), &204.into()), "{answer}");
+}

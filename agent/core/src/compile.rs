@@ -9,7 +9,6 @@
 //!                                └───────────────▶ references: what names what does not exist
 //! ```
 
-
 mod conflicts;
 mod cors;
 mod delegate;

@@ -7,6 +7,7 @@
 //! *Refused* means: to act without it would be unsafe, so what it is about gets no traffic (`compile` sees to that), and
 //! `check` fails. *Warned* means: traffic goes as if it were not there.
 
+use serde::Serialize;
 use serde_json::Value;
 
 use crate::api::destination_rule::DestinationRule;
@@ -165,15 +166,40 @@ fn kinds() -> [(&'static str, Schema); 10] {
 /// How the tables call the mesh settings, whose objects are ConfigMaps.
 pub(crate) const MESH_CONFIG: &str = "MeshConfig";
 
-/// All tables as Markdown: docs/coverage.md, and `check --coverage`.
-pub fn markdown() -> String {
-    let mut text = String::from(
-        "# Coverage\n\nEach field of each kind is *enforced*, *refused* (what it is about gets no traffic, and `undermesh \
-         check` fails) or *warned* about (traffic goes as if it were not there). Fields below a refused or warned one share \
-         its answer.\n",
-    );
+/// What we do about a field, or about single values of it: a line of the matrix.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Row {
+    /// `VirtualService`
+    pub kind: &'static str,
+    /// `http[].route[].weight`; empty: objects of the kind as such.
+    pub field: String,
+    /// The values it is about; empty: all others.
+    pub values: Vec<&'static str>,
+    /// `enforced`, `warned`, `refused`.
+    pub answer: &'static str,
+    /// Why it is not enforced.
+    pub why: &'static str,
+}
+
+impl Row {
+    fn new(kind: &'static str, field: &str, values: &[&'static str], coverage: Coverage) -> Self {
+        let (answer, why) = match coverage {
+            Coverage::Enforced => ("enforced", ""),
+            Coverage::Warned(why) => ("warned", why),
+            Coverage::Refused(why) => ("refused", why),
+        };
+        Self { kind, field: field.to_owned(), values: values.to_vec(), answer, why }
+    }
+}
+
+/// The matrix: every field of every kind. What is below a refused or warned field shares its line.
+pub fn rows() -> Vec<Row> {
+    let mut rows = Vec::new();
     for (kind, schema) in kinds() {
-        text.push_str(&format!("\n## {kind}\n\n| field | | why |\n|---|---|---|\n"));
+        let whole = of_kind(kind);
+        if whole != Coverage::Enforced {
+            rows.push(Row::new(kind, "", &[], whole));
+        }
         let mut answered: Option<(String, Coverage)> = None;
         schema.each_field(&mut |path| {
             let Some(coverage) = of_field(kind, path) else { return };
@@ -185,22 +211,37 @@ pub fn markdown() -> String {
             if is_below {
                 return;
             }
-            let (word, why) = match coverage {
-                Coverage::Enforced => ("enforced", ""),
-                Coverage::Warned(why) => ("warned", why),
-                Coverage::Refused(why) => ("refused", why),
-            };
-            text.push_str(&format!("| `{path}` | {word} | {why} |\n"));
+            rows.push(Row::new(kind, path, &[], coverage));
             for (values, coverage) in table::values_of(kind, path) {
-                let (word, why) = match coverage {
-                    Coverage::Enforced => ("enforced", ""),
-                    Coverage::Warned(why) => ("warned", why),
-                    Coverage::Refused(why) => ("refused", why),
-                };
-                text.push_str(&format!("| `{path}`: `{}` | {word} | {why} |\n", values.join("`, `")));
+                rows.push(Row::new(kind, path, values, coverage));
             }
             answered = Some((path.to_owned(), coverage));
         });
+    }
+    rows
+}
+
+/// All tables as Markdown: docs/coverage.md, and `check --coverage`.
+pub fn markdown() -> String {
+    let mut text = String::from(
+        "# Coverage\n\nGenerated from the code; `undermesh check --coverage` prints it. Each field of each kind is *enforced*, \
+         *refused* (`undermesh check` fails, and what it is about gets no traffic; for the security kinds, traffic is not \
+         restricted) or *warned* about (traffic goes as if it were not there). Fields below a refused or warned one share its \
+         answer. What is refused or warned about in an object is said with file and line by `check`, in the log (once), in \
+         `undermesh status` and in the metric `undermesh_config_diagnostics`.\n",
+    );
+    let mut kind = "";
+    for row in rows() {
+        if row.kind != kind {
+            kind = row.kind;
+            text.push_str(&format!("\n## {kind}\n\n| field | | why |\n|---|---|---|\n"));
+        }
+        let field = match (row.field.as_str(), row.values.as_slice()) {
+            ("", _) => "all of it".to_owned(),
+            (field, []) => format!("`{field}`"),
+            (field, values) => format!("`{field}`: `{}`", values.join("`, `")),
+        };
+        text.push_str(&format!("| {field} | {} | {} |\n", row.answer, row.why));
     }
     text
 }

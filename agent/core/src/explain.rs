@@ -15,6 +15,7 @@ use rand_core::RngCore;
 
 use crate::client::{Client, ClientKind};
 use crate::edits::Edits;
+use crate::host::HostKey;
 use crate::route::{
     self, Abort, Decision, Facts, HttpTable, Outcome, Percent, Route, TcpAction, TcpDecision, TcpTable,
 };
@@ -23,7 +24,7 @@ use crate::view::RequestView;
 
 use answer::Answer;
 use request::View;
-pub use request::{GatewaySource, ProtocolName, Request, Requests, Source};
+pub use request::{BadRequests, GatewaySource, ProtocolName, Request, Requests, Source};
 pub use result::{
     CorsAnswer, DecidedBy, Destination, DirectAnswer, EndpointAnswer, Explanation, FaultAnswer, MirrorAnswer,
     OutcomeName, PolicyAnswer, RedirectAnswer, RequestAnswer, ResponseAnswer, Results, Retries, Rule,
@@ -140,19 +141,22 @@ fn at_gateway(
         return answer.finish(OutcomeName::Reject, trace);
     }
     // A gateway's own address is nobody's business here; Host falls back to nothing useful.
-    http(snapshot, request, &port.http, String::new(), answer, trace)
+    let account = |host: &HostKey| snapshot.account_of_gateway(&client, host, gateway.port);
+    http(snapshot, request, &port.http, String::new(), answer, trace, &account)
 }
 
 fn from_mesh(snapshot: &Snapshot, request: &Request, client: &Client, mut trace: Trace) -> Explanation {
-    // Without an address only Host can tell, as on a captured port.
-    let address = request.address.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
+    // Without an address the client asks DNS; what DNS does not know, only Host can tell, as on a captured port.
+    let address = request.address.or_else(|| resolve(snapshot, request, client, &mut trace));
+    let address = address.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
     let dialled = SocketAddr::new(address, request.port);
     let outbound = snapshot.outbound(client, dialled);
     let captured = outbound.service.is_some() || snapshot.captures_address(dialled);
     let mut answer = Answer::new(request, if captured { DecidedBy::Proxy } else { DecidedBy::None });
     match &outbound.service {
         Some(service) => {
-            trace.push(format!("{dialled} is port {} of {}", service.port, service.host));
+            let how = snapshot.how_dialled(&service.host, address);
+            trace.push(format!("{dialled} is port {} of {}: {how}", service.port, service.host));
             answer.service(&service.host, service.port);
         }
         None if captured => {
@@ -167,9 +171,34 @@ fn from_mesh(snapshot: &Snapshot, request: &Request, client: &Client, mut trace:
     if request.protocol.is_http()
         && (outbound.protocol.is_http() || outbound.protocol == crate::inventory::Protocol::Auto)
     {
-        return http(snapshot, request, &outbound.http, dialled.to_string(), answer, trace);
+        let account = |host: &HostKey| snapshot.account_of_mesh(client, host, request.port, true);
+        return http(snapshot, request, &outbound.http, dialled.to_string(), answer, trace, &account);
+    }
+    if let Some(service) = &outbound.service {
+        let lines = snapshot.account_of_mesh(client, &HostKey::parse(&service.host), request.port, false);
+        trace.lines.extend(lines);
     }
     tcp(request, &outbound.tcp, address, answer, trace)
+}
+
+/// What cluster DNS answers a pod of the client's namespace for the authority.
+fn resolve(snapshot: &Snapshot, request: &Request, client: &Client, trace: &mut Trace) -> Option<IpAddr> {
+    let host = crate::host::without_port(request.authority.as_deref()?);
+    if let Ok(address) = host.trim_matches(['[', ']']).parse() {
+        return Some(address);
+    }
+    let host = host.trim_end_matches('.').to_ascii_lowercase();
+    let names = [
+        host.clone(),
+        format!("{host}.{}.svc.cluster.local", client.namespace),
+        format!("{host}.svc.cluster.local"),
+        format!("{host}.cluster.local"),
+    ];
+    let found = names.iter().find_map(|name| snapshot.service_named(name))?;
+    let of_endpoint = || found.ports.first()?.endpoints.first().map(|endpoint| endpoint.address.ip());
+    let address = found.addresses.first().copied().or_else(of_endpoint)?;
+    trace.push(format!("{host} is {address} to a client of namespace {}: {}", client.namespace, found.host));
+    Some(address)
 }
 
 fn tcp(
@@ -205,6 +234,7 @@ fn http(
     dialled: String,
     mut answer: Answer,
     mut trace: Trace,
+    account: &dyn Fn(&HostKey) -> Vec<String>,
 ) -> Explanation {
     let target = request.path.as_deref().unwrap_or("/");
     let Ok(target) = snapshot.normalization().apply(target) else {
@@ -214,6 +244,7 @@ fn http(
     };
     let view = View::new(request, target.into_owned(), dialled);
     let decision = route::decide(table, &view, &mut NoChance, &mut trace);
+    trace.tell_of_host(account);
     let Some(route) = decision.route.and_then(|index| table.route(index)) else {
         return without_route(table, &decision, &view, answer, trace);
     };

@@ -7,6 +7,7 @@
 //! Which service a connection means is DESIGN D8: the *dialled address* names the service; a Host chooses only among
 //! ServiceEntries without addresses, ExternalName aliases of the dialled service, and hosts that only a VirtualService knows.
 
+mod account;
 mod blocks;
 mod clusters;
 mod destination_rules;

@@ -14,7 +14,7 @@ use undermesh_proxy::OutlierRow;
 use undermesh_proxy::metrics::Counter;
 use undermesh_redirect::inspect::Inspection;
 
-use super::{Role, State};
+use super::{Role, State, diagnostics};
 use crate::app::enrolment;
 
 /// `undermesh status`
@@ -37,6 +37,7 @@ pub(super) async fn status(state: &State) -> Value {
             "compile_ms": config.compile_us as f64 / 1000.0,
             "errors": count(Severity::Error),
             "warnings": count(Severity::Warning),
+            "refused": diagnostics::refused(&config.diagnostics),
             "services": snapshot.services().len(),
             "virtual_services": inputs.virtual_services.len(),
             "destination_rules": inputs.destination_rules.len(),
@@ -295,7 +296,7 @@ pub(super) async fn connections(state: &State) -> Value {
 }
 
 /// `undermesh diagnostics`
-pub(super) fn diagnostics(state: &State) -> Value {
+pub(super) fn all_diagnostics(state: &State) -> Value {
     serde_json::to_value(&state.published.config.load().diagnostics).unwrap_or_default()
 }
 
@@ -373,42 +374,13 @@ fn inspection_value(inspection: &Inspection) -> Value {
 
 /// `undermesh explain`, against what is in force.
 pub(super) fn explain(state: &State, body: &[u8]) -> Result<Value, String> {
-    let requests: explain::Requests =
-        serde_json::from_slice(body).map_err(|error| format!("the requests: {error}"))?;
-    Ok(explain_all(&state.published.snapshot.load(), requests))
+    let requests = explain::Requests::parse(body).map_err(|error| error.to_string())?;
+    Ok(explain_all(&state.published.snapshot.load(), &requests))
 }
 
-/// The document of docs/explain-schema.md. A request that says no address dials what cluster DNS would answer for its
-/// authority.
-pub fn explain_all(snapshot: &Snapshot, mut requests: explain::Requests) -> Value {
-    for request in &mut requests.requests {
-        if request.address.is_none() && request.gateway.is_none() {
-            request.address = resolve(snapshot, request);
-        }
-    }
-    serde_json::to_value(explain::explain_all(snapshot, &requests)).unwrap_or_default()
-}
-
-/// The address of the service that the authority names, as a pod of the client's namespace would resolve it.
-fn resolve(snapshot: &Snapshot, request: &explain::Request) -> Option<std::net::IpAddr> {
-    let authority = request.authority.as_deref()?;
-    let host = undermesh_core::host::without_port(authority);
-    if let Ok(address) = host.trim_matches(['[', ']']).parse() {
-        return Some(address);
-    }
-    let of_pod = || request.source.pod.as_deref()?.split_once('/').map(|(namespace, _)| namespace);
-    let namespace = request.source.namespace.as_deref().or_else(of_pod).unwrap_or("default");
-    let host = host.trim_end_matches('.').to_ascii_lowercase();
-    let names = [
-        host.clone(),
-        format!("{host}.{namespace}.svc.cluster.local"),
-        format!("{host}.svc.cluster.local"),
-        format!("{host}.cluster.local"),
-    ];
-    let found =
-        names.iter().find_map(|name| snapshot.services().iter().find(|service| *service.host == **name))?;
-    let of_endpoint = || found.ports.first()?.endpoints.first().map(|endpoint| endpoint.address.ip());
-    found.addresses.first().copied().or_else(of_endpoint)
+/// The document of docs/explain-schema.md.
+pub fn explain_all(snapshot: &Snapshot, requests: &explain::Requests) -> Value {
+    serde_json::to_value(explain::explain_all(snapshot, requests)).unwrap_or_default()
 }
 
 /// The metrics page.
@@ -423,17 +395,12 @@ pub(super) async fn metrics(state: &State) -> String {
             let _ = writeln!(out, "{name}{labels} {value}");
         }
     };
-    let count = |severity| {
-        config.diagnostics.iter().filter(|diagnostic| diagnostic.severity == severity).count() as u64
-    };
+    let remarks = diagnostics::rows(&config.diagnostics);
+    let remarks: Vec<_> = remarks.iter().map(|(labels, count)| (labels.as_str(), *count)).collect();
     gauge(
         "undermesh_config_diagnostics",
-        "Remarks about the configuration in force.",
-        &[
-            ("{severity=\"error\"}", count(Severity::Error)),
-            ("{severity=\"warning\"}", count(Severity::Warning)),
-            ("{severity=\"info\"}", count(Severity::Info)),
-        ],
+        "Remarks about the configuration in force; codes as in docs/diagnostics.md.",
+        &remarks,
     );
     gauge(
         "undermesh_config_generation",

@@ -2,6 +2,7 @@
 //! no request, over a unix socket (everything) and optionally a TCP address (metrics and health only).
 
 pub mod client;
+mod diagnostics;
 mod dump;
 
 mod server;

@@ -119,7 +119,7 @@ async fn answer(request: Request<Incoming>, state: &State, is_local: bool) -> Re
         },
         (&Method::GET, "/endpoints") => json(dump::endpoints(state)),
         (&Method::GET, "/connections") => json(dump::connections(state).await),
-        (&Method::GET, "/diagnostics") => json(dump::diagnostics(state)),
+        (&Method::GET, "/diagnostics") => json(dump::all_diagnostics(state)),
         (&Method::GET, "/bpf") => match dump::bpf(state) {
             Ok(value) => json(value),
             Err(why) => reply(StatusCode::NOT_FOUND, "text/plain", why),

@@ -78,17 +78,39 @@ impl Default for Published {
     }
 }
 
+/// What is new: a remark that has only moved to another line has been logged.
 fn log_new(before: &[Diagnostic], now: &[Diagnostic]) {
-    let known: HashSet<String> = before.iter().map(ToString::to_string).collect();
-    for diagnostic in now {
+    for diagnostic in fresh(before, now) {
         let text = diagnostic.to_string();
-        if known.contains(&text) {
-            continue;
-        }
         match diagnostic.severity {
             Severity::Error => tracing::error!("{text}"),
             Severity::Warning => tracing::warn!("{text}"),
             Severity::Info => tracing::info!("{text}"),
         }
+    }
+}
+
+fn fresh<'a>(before: &[Diagnostic], now: &'a [Diagnostic]) -> Vec<&'a Diagnostic> {
+    let what = |it: &Diagnostic| Diagnostic { line: None, ..it.clone() }.to_string();
+    let known: HashSet<String> = before.iter().map(what).collect();
+    now.iter().filter(|it| !known.contains(&what(it))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use undermesh_core::diagnostic::Code;
+
+    use super::*;
+
+    #[test]
+    fn what_stays_is_logged_once_and_what_changes_again() {
+        let at = |line, message: &str| {
+            Diagnostic::of_file(Severity::Warning, Code::Syntax, "a.yaml", Some(line), message)
+        };
+        let before = [at(1, "x"), at(2, "y")];
+        let now = [at(7, "x"), at(2, "z")];
+        let messages: Vec<_> = fresh(&before, &now).iter().map(|it| it.message.as_str()).collect();
+        assert_eq!(messages, ["z"]);
+        assert_eq!(fresh(&[], &now).len(), 2);
     }
 }

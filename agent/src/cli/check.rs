@@ -7,7 +7,7 @@ use anyhow::Context;
 use serde_json::json;
 use undermesh_core::compile::compile;
 use undermesh_core::coverage;
-use undermesh_core::diagnostic::{Diagnostic, Severity};
+use undermesh_core::diagnostic::{Code, Diagnostic, Severity};
 
 use super::Answer;
 use super::output::Output;
@@ -32,7 +32,7 @@ pub(super) struct Args {
     /// How to print.
     #[arg(long, short, value_enum, default_value = "table")]
     output: Output,
-    /// Print which fields of which kinds are enforced, refused or warned about, and nothing else.
+    /// Print which fields of which kinds are enforced, refused or warned about, and nothing else: Markdown, or --output json.
     #[arg(long)]
     coverage: bool,
 }
@@ -40,7 +40,14 @@ pub(super) struct Args {
 impl Args {
     pub(super) fn run(self) -> anyhow::Result<Answer> {
         if self.coverage {
-            std::io::stdout().lock().write_all(coverage::markdown().as_bytes())?;
+            let mut out = std::io::stdout().lock();
+            match self.output {
+                Output::Table => out.write_all(coverage::markdown().as_bytes())?,
+                Output::Json | Output::Yaml => {
+                    let value = json!({ "version": 1, "coverage": coverage::rows() });
+                    super::output::document(&mut out, self.output, &value)?;
+                }
+            }
             return Ok(Answer::Yes);
         }
         let paths: Vec<PathBuf> = self.paths.into_iter().chain(self.config).collect();
@@ -85,7 +92,13 @@ fn print(output: Output, diagnostics: &[Diagnostic], is_valid: bool) -> anyhow::
             writeln!(out, "{errors} errors, {warnings} warnings, {} remarks", count(Severity::Info))?;
         }
         Output::Json | Output::Yaml => {
-            let value = json!({ "version": 1, "valid": is_valid, "diagnostics": diagnostics });
+            // What Istio's admission would say by itself: what we refuse is not among it.
+            let is_admitted = !diagnostics
+                .iter()
+                .any(|diagnostic| diagnostic.is_error() && diagnostic.code != Code::Refused);
+            let value = json!({
+                "version": 1, "valid": is_valid, "admitted": is_admitted, "diagnostics": diagnostics
+            });
             super::output::document(&mut out, output, &value)?;
         }
     }

@@ -7,10 +7,13 @@ use anyhow::{Context, bail};
 use bytes::Bytes;
 use serde_json::{Map, Value, json};
 use undermesh_core::compile::compile;
+use undermesh_core::explain::Requests;
 
 use super::Answer;
 use super::output::{Output, document};
 use crate::admin::{client, explain_all};
+
+mod text;
 
 /// Say why a request goes where it goes, by the very code that routes it.
 ///
@@ -82,12 +85,12 @@ impl Args {
         } else {
             let loaded = super::check::load(&self.config)?;
             let compiled = compile(&loaded.inputs);
-            let requests = serde_json::from_str(&requests).context("the requests")?;
-            explain_all(&compiled.snapshot.with_generation(1), requests)
+            let requests = Requests::parse(requests.as_bytes()).context("the requests")?;
+            explain_all(&compiled.snapshot.with_generation(1), &requests)
         };
         let mut out = std::io::BufWriter::new(std::io::stdout().lock());
         match self.output {
-            Output::Table => text(&mut out, &answer)?,
+            Output::Table => text::print(&mut out, &answer)?,
             Output::Json | Output::Yaml => document(&mut out, self.output, &answer)?,
         }
         out.flush()?;
@@ -172,47 +175,6 @@ fn address(text: &str, port: u16) -> anyhow::Result<(String, u16)> {
         format!("`{text}` is neither IP nor IP:PORT (an IPv6 address with port needs [])")
     })?;
     Ok((address.ip().to_string(), address.port()))
-}
-
-/// For people: the way of the decision, then what came of it.
-fn text(out: &mut impl Write, answer: &Value) -> anyhow::Result<()> {
-    let none = Vec::new();
-    for (index, result) in answer["results"].as_array().unwrap_or(&none).iter().enumerate() {
-        if index > 0 {
-            writeln!(out)?;
-        }
-        for line in result["trace"].as_array().unwrap_or(&none) {
-            writeln!(out, "{}", line.as_str().unwrap_or_default())?;
-        }
-        let outcome = result["outcome"].as_str().unwrap_or("-");
-        let status = result["status"].as_u64().map(|status| format!(" {status}")).unwrap_or_default();
-        let flag = result["flag"].as_str().map(|flag| format!(" ({flag})")).unwrap_or_default();
-        writeln!(out, "=> {outcome}{status}{flag}")?;
-        for destination in result["destinations"].as_array().unwrap_or(&none) {
-            writeln!(
-                out,
-                "   {:.1}% {} subset {} port {} by {}",
-                destination["share"].as_f64().unwrap_or_default() * 100.0,
-                destination["host"].as_str().unwrap_or("-"),
-                destination["subset"].as_str().filter(|subset| !subset.is_empty()).unwrap_or("-"),
-                destination["port"],
-                destination["balancer"].as_str().unwrap_or("-"),
-            )?;
-            for endpoint in destination["endpoints"].as_array().unwrap_or(&none) {
-                let excluded =
-                    endpoint["excluded"].as_str().map(|why| format!(": out, {why}")).unwrap_or_default();
-                let address = endpoint["address"].as_str().unwrap_or("-");
-                let address = if address.contains(':') { format!("[{address}]") } else { address.to_owned() };
-                writeln!(
-                    out,
-                    "      {} {address}:{}{excluded}",
-                    endpoint["id"].as_str().unwrap_or("-"),
-                    endpoint["port"],
-                )?;
-            }
-        }
-    }
-    Ok(())
 }
 
 #[cfg(test)]

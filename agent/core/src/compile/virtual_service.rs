@@ -54,6 +54,7 @@ fn one(
     }
     CompiledVirtualService {
         namespace: meta.namespace.as_str().into(),
+        name: meta.name.as_str().into(),
         hosts,
         unregistered,
         visibility: Visibility::of(&spec.export_to, &meta.namespace, &state.mesh.virtual_service_export),

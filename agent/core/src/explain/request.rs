@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use serde::Deserialize;
+use serde_json::Value;
 
 use crate::view::{HttpVersion, RequestView};
 
@@ -13,6 +14,41 @@ pub struct Requests {
     /// Answered in this order.
     pub requests: Vec<Request>,
 }
+
+impl Requests {
+    /// Reads `{ "requests": [ ... ] }`.
+    ///
+    /// # Errors
+    /// The text is not of that form, or an entry is wrong: each such entry is named by its position and id.
+    pub fn parse(text: &[u8]) -> Result<Self, BadRequests> {
+        #[derive(Deserialize)]
+        struct File {
+            requests: Vec<Value>,
+        }
+        let file: File = serde_json::from_slice(text).map_err(|error| BadRequests(error.to_string()))?;
+        let mut requests = Vec::new();
+        let mut wrong = Vec::new();
+        for (index, entry) in file.requests.into_iter().enumerate() {
+            let id =
+                entry.get("id").and_then(Value::as_str).map(|id| format!(" ({id:?})")).unwrap_or_default();
+            let read: Result<Request, _> = serde_path_to_error::deserialize(entry);
+            let read = read.map_err(|error| match error.path().to_string().as_str() {
+                "." => error.inner().to_string(),
+                path => format!("{path}: {}", error.inner()),
+            });
+            match read.and_then(|request| request.problem().map_or(Ok(request), Err)) {
+                Ok(request) => requests.push(request),
+                Err(error) => wrong.push(format!("requests[{index}]{id}: {error}")),
+            }
+        }
+        if wrong.is_empty() { Ok(Self { requests }) } else { Err(BadRequests(wrong.join("\n"))) }
+    }
+}
+
+/// Why requests cannot be answered, a line for each.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct BadRequests(String);
 
 /// One request.
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -42,6 +78,27 @@ pub struct Request {
     pub headers: BTreeMap<String, Vec<String>>,
     /// Of TLS.
     pub sni: Option<String>,
+}
+
+impl Request {
+    /// What is wrong with values that have the right type.
+    fn problem(&self) -> Option<String> {
+        match &self.gateway {
+            Some(gateway) if gateway.port == 0 => return Some("gateway.port is missing".to_owned()),
+            None if self.port == 0 => {
+                return Some("port is missing: what does the socket dial?".to_owned());
+            }
+            _ => {}
+        }
+        let path = self.path.as_deref().unwrap_or("/");
+        if !path.starts_with('/') && path != "*" {
+            return Some(format!("path {path:?} does not begin with /"));
+        }
+        match self.scheme.as_deref() {
+            None | Some("http" | "https") => None,
+            Some(other) => Some(format!("scheme {other:?} is neither http nor https")),
+        }
+    }
 }
 
 /// A client in the mesh. What is absent comes from its Pod, if `pod` names one.

@@ -3,6 +3,8 @@ use serde_json::{Value, json};
 use super::*;
 use crate::compile::fixture::{REGISTRY, SUBSETS, compiled, virtual_service};
 
+mod schema;
+
 fn ask(parts: &[&str], request: Value) -> Value {
     let request: Request = serde_json::from_value(request).expect("a request");
     let snapshot = compiled(parts).snapshot.with_generation(3);
@@ -31,8 +33,9 @@ fn the_answer_is_the_contract() {
             "retries": {"attempts": 2, "per_try_timeout_ms": null, "retry_on": ["connect-failure", "refused-stream", "unavailable", "cancelled", "retriable-status-codes"]},
             "mirrors": [], "cors": null, "policy": [],
             "trace": [
-                "10.96.0.1:8080 is port 8080 of catalog.shop.svc.cluster.local",
+                "10.96.0.1:8080 is port 8080 of catalog.shop.svc.cluster.local: its cluster IP",
                 "host \"catalog\" is served by the rules of catalog.shop.svc.cluster.local",
+                "VirtualService shop/v governs it by its host catalog.shop.svc.cluster.local",
                 "VirtualService/shop/v#0 match 0: header end-user exact \"jason\" does not hold, the request has none",
                 "VirtualService/shop/v#1: matches",
             ],
@@ -170,4 +173,86 @@ fn a_cross_origin_policy_is_shown_with_what_it_makes_of_the_request() {
     assert_eq!((&answer["outcome"], &answer["cors"]["origin_allowed"]), (&json!("forward"), &json!(false)));
     assert_eq!(answer["destinations"][0]["response"]["headers_set"], json!({}));
     assert_eq!(ask(&[REGISTRY, &rules], catalog())["cors"]["origin_allowed"], json!(null));
+}
+
+#[test]
+fn the_trace_says_which_rules_lost_and_which_were_never_tried() {
+    let named = |name: &str, namespace: &str, spec: &str| {
+        format!(
+            "{{apiVersion: networking.istio.io/v1, kind: VirtualService, metadata: {{name: {name}, namespace: {namespace}}}, spec: {spec}}}"
+        )
+    };
+    let host = "catalog.shop.svc.cluster.local";
+    let http = "http: [{match: [{sourceLabels: {app: a}}, {port: 1}, {sourceNamespace: red}, {gateways: [edge]}], directResponse: {status: 200}}, {route: [{destination: {host: catalog}}]}]";
+    let parts = [
+        named("a", "shop", &format!("{{hosts: [{host}], {http}}}")),
+        named("b", "shop", &format!("{{hosts: [{host}], {http}}}")),
+        named("c", "shop", &format!("{{hosts: ['*.shop.svc.cluster.local'], {http}}}")),
+        named("d", "red", &format!("{{hosts: [{host}], exportTo: ['.'], {http}}}")),
+    ];
+    let all: Vec<&str> = std::iter::once(REGISTRY).chain(parts.iter().map(String::as_str)).collect();
+    let answer = ask(&all, catalog());
+    let trace: Vec<_> =
+        answer["trace"].as_array().unwrap().iter().map(|line| line.as_str().unwrap()).collect();
+    assert_eq!(
+        trace[2..],
+        [
+            format!("VirtualService shop/a governs it by its host {host}"),
+            format!("VirtualService shop/b has {host} too; it is not used: VirtualService shop/a is older, or of the same age and first by name"),
+            format!("VirtualService red/d has {host}; it is not exported to namespace shop"),
+            "VirtualService shop/c has *.shop.svc.cluster.local too; it is not used: its host is less specific".to_owned(),
+            "VirtualService/shop/a#0 match 0: not for this client: sourceLabels app=a, and the client has none".to_owned(),
+            "VirtualService/shop/a#0 match 1: not for this client: port 1, and it is 8080".to_owned(),
+            "VirtualService/shop/a#0 match 2: not for this client: sourceNamespace red, and it is shop".to_owned(),
+            "VirtualService/shop/a#0 match 3: not for this client: gateways shop/edge, and it is mesh".to_owned(),
+            "VirtualService/shop/a#1: matches".to_owned(),
+        ]
+    );
+}
+
+#[test]
+fn a_request_without_address_dials_what_dns_says() {
+    let mut request = catalog();
+    request["address"] = Value::Null;
+    let answer = ask(&[REGISTRY], request.clone());
+    assert_eq!(answer["service"]["host"], "catalog.shop.svc.cluster.local");
+    assert_eq!(
+        answer["trace"][0],
+        "catalog is 10.96.0.1 to a client of namespace shop: catalog.shop.svc.cluster.local"
+    );
+    request["source"] = json!({"namespace": "red"});
+    assert_eq!(ask(&[REGISTRY], request)["service"], Value::Null);
+}
+
+#[test]
+fn a_bad_entry_is_named_by_position_and_id() {
+    for (entry, says) in [
+        (json!({"id": "a", "adress": "10.0.0.1"}), "requests[1] (\"a\"): adress: unknown field `adress`"),
+        (
+            json!({"id": "a", "port": 80, "address": "x"}),
+            "requests[1] (\"a\"): address: invalid IP address syntax",
+        ),
+        (
+            json!({"id": "a", "port": 80, "protocol": "smtp"}),
+            "requests[1] (\"a\"): protocol: unknown variant `smtp`",
+        ),
+        (
+            json!({"id": "a", "port": 80, "headers": {"x": "y"}}),
+            "requests[1] (\"a\"): headers.x: invalid type",
+        ),
+        (json!({"port": 80, "path": "x"}), "requests[1]: path \"x\" does not begin with /"),
+        (json!({"id": "a", "authority": "b"}), "requests[1] (\"a\"): port is missing"),
+        (json!({"id": "a", "gateway": {"labels": {}}}), "requests[1] (\"a\"): gateway.port is missing"),
+        (json!({"id": "a", "port": 80, "scheme": "ftp"}), "requests[1] (\"a\"): scheme \"ftp\""),
+        (json!("x"), "requests[1]: invalid type"),
+    ] {
+        let text = json!({"requests": [{"id": "good", "port": 80}, entry]}).to_string();
+        let error = Requests::parse(text.as_bytes()).expect_err("a bad entry").to_string();
+        assert!(error.contains(says), "{entry}: {error}");
+        assert!(!error.contains("good"), "{error}");
+    }
+    for text in ["", "[]", "{}", "{\"requests\": 1}"] {
+        assert!(Requests::parse(text.as_bytes()).is_err(), "{text}");
+    }
+    assert_eq!(Requests::parse(b"{\"requests\": []}").map(|it| it.requests.len()), Ok(0));
 }

@@ -61,6 +61,7 @@ impl VirtualServices {
 #[derive(Debug)]
 pub(crate) struct CompiledVirtualService {
     pub(crate) namespace: Arc<str>,
+    pub(crate) name: Arc<str>,
     /// Completed.
     pub(crate) hosts: Vec<HostKey>,
     /// Those of the hosts that no registry knows: served by Host alone.
