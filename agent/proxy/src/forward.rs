@@ -120,15 +120,23 @@ impl HttpPath {
                 UpstreamProtocol::Http1 | UpstreamProtocol::Http2 => None,
             };
             let connected = match idle {
-                Some(lease) => Ok(Ok(Upstream::Http1(lease))),
+                Some(leased) => {
+                    plan.record.upstream_local = leased.local;
+                    Ok(Ok(Upstream::Http1(leased.lease)))
+                }
                 None => {
                     let connect = async {
                         Ok(match plan.upstream {
-                            UpstreamProtocol::Http1 => Upstream::Http1(pool.http1(settings, fresh).await?),
+                            UpstreamProtocol::Http1 => {
+                                let leased = pool.http1(settings, fresh).await?;
+                                plan.record.upstream_local = leased.local;
+                                Upstream::Http1(leased.lease)
+                            }
                             UpstreamProtocol::Http2 => {
-                                let (requests, slot) = pool.http2(settings).await?;
-                                busy.slot = Some(slot);
-                                Upstream::Http2(requests)
+                                let stream = pool.http2(settings).await?;
+                                plan.record.upstream_local = stream.local;
+                                busy.slot = Some(stream.slot);
+                                Upstream::Http2(stream.requests)
                             }
                         })
                     };

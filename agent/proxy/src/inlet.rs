@@ -11,7 +11,7 @@ use undermesh_core::cluster::Workload;
 
 /// A client of the mesh as the proxy keeps it: a pod on this node, or the gateway's own workload.
 ///
-/// Pools, limits and later outlier state belong to one `Caller`: per client pod, as Istio's numbers assume (DESIGN D2).
+/// Pools, limits and outlier state belong to one `Caller`: per client pod, as Istio's numbers assume (DESIGN D2).
 pub struct Caller {
     /// `namespace/name`, for logs and as the key of live state.
     pub id: Arc<str>,

@@ -6,20 +6,20 @@
 //! ```
 //!
 //! Pools belong to a worker, so taking a connection is no more than a pop; limits are counted across workers, as Envoy
-//! does. As in Envoy, a worker without any connection to a cluster may open one even at the limit: the others' idle
-//! connections are out of its reach.
+//! does. As in Envoy, a worker without any connection to an endpoint may open one even at the limit: connections to others, or
+//! of other workers, might never come to an end.
+
+mod shared;
 
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::net::SocketAddr;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-use h2::client::SendRequest;
 use socket2::{Domain, TcpKeepalive};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::oneshot;
@@ -30,6 +30,9 @@ use crate::http2;
 use crate::inlet::Sockets;
 use crate::metrics::{Counter, SeriesCache, Shard};
 use crate::pool::{Home, Lease};
+
+use shared::{Shared, Terms};
+pub(crate) use shared::{Stream, StreamSlot};
 
 /// What the limits of a cluster are counted with.
 #[derive(Debug, Default)]
@@ -102,9 +105,6 @@ pub(crate) struct Neighbour {
     sockets: Arc<dyn Sockets>,
     shard: Rc<Shard>,
     endpoints: RefCell<HashMap<SocketAddr, Rc<EndpointPool>>>,
-    /// Connections of this worker, in use or idle.
-    connections: Cell<u32>,
-    waiting: RefCell<VecDeque<oneshot::Sender<()>>>,
 }
 
 impl Neighbour {
@@ -116,8 +116,6 @@ impl Neighbour {
             sockets,
             shard,
             endpoints: RefCell::default(),
-            connections: Cell::default(),
-            waiting: RefCell::default(),
         })
     }
 
@@ -130,10 +128,13 @@ impl Neighbour {
                 active: Cell::default(),
                 series: SeriesCache::default(),
                 neighbour: self.clone(),
+                connections: Cell::default(),
+                waiting: Waiters::default(),
                 idle: RefCell::default(),
                 http2: tokio::sync::Mutex::default(),
                 max_requests: Cell::new(u32::MAX),
                 idle_timeout: Cell::new(None),
+                max_age: Cell::new(None),
             })
         });
         pool.clone()
@@ -151,37 +152,49 @@ impl Neighbour {
         !self.endpoints.borrow().is_empty()
     }
 
+    /// As [`Self::try_admit`] for opaque connections, for which the limit is one in every case (Envoy: its TCP proxy asks
+    /// before it asks the pool).
+    fn try_admit_opaque(&self, pool: &EndpointPool, limits: &ConnectionPool) -> bool {
+        let before = self.gauges.connections.fetch_add(1, Ordering::Relaxed);
+        if before >= limits.max_connections {
+            self.gauges.connections.fetch_sub(1, Ordering::Relaxed);
+            return false;
+        }
+        pool.connections.set(pool.connections.get() + 1);
+        true
+    }
+
+    /// Takes a place among those who wait for a connection.
+    fn wait(&self, limits: &ConnectionPool) -> Result<Permit, ConnectError> {
+        permit(&self.gauges, |gauges| &gauges.pending, limits.max_pending_requests)
+            .ok_or(ConnectError::Overflow)
+    }
+
     /// Breaks the reference cycle of its pools.
     pub(crate) fn clear(&self) {
         self.endpoints.borrow_mut().clear();
     }
 
-    /// Takes the place of one connection, if there is one: the limit is not met, this worker has none at all, or another
-    /// endpoint's idle connection gives way.
-    fn try_admit(&self, limits: &ConnectionPool) -> bool {
+    /// Takes the place of one connection for `pool`, if there is one: the limit is not met, another endpoint's idle
+    /// connection gives way, or the pool has none at all.
+    fn try_admit(&self, pool: &EndpointPool, limits: &ConnectionPool) -> bool {
         loop {
             let before = self.gauges.connections.fetch_add(1, Ordering::Relaxed);
-            if before < limits.max_connections || self.connections.get() == 0 {
-                self.connections.set(self.connections.get() + 1);
-                return true;
+            if before < limits.max_connections {
+                break;
             }
             self.gauges.connections.fetch_sub(1, Ordering::Relaxed);
-            if !self.close_one_idle() {
+            if self.close_one_idle() {
+                continue;
+            }
+            if pool.connections.get() > 0 {
                 return false;
             }
+            self.gauges.connections.fetch_add(1, Ordering::Relaxed);
+            break;
         }
-    }
-
-    /// Waits until a connection was given back or closed. `pending` keeps the place in the count of those who wait.
-    async fn turn(&self, pending: &mut Option<Permit>, limits: &ConnectionPool) -> Result<(), ConnectError> {
-        if pending.is_none() {
-            let permit = permit(&self.gauges, |gauges| &gauges.pending, limits.max_pending_requests);
-            *pending = Some(permit.ok_or(ConnectError::Overflow)?);
-        }
-        let (turn, wait) = oneshot::channel();
-        self.waiting.borrow_mut().push_back(turn);
-        // The sender is only dropped with the whole cluster.
-        wait.await.map_err(|_| ConnectError::Overflow)
+        pool.connections.set(pool.connections.get() + 1);
+        true
     }
 
     /// Another endpoint's idle connection gives way when the limit is met.
@@ -194,19 +207,13 @@ impl Neighbour {
         oldest.is_some_and(|(_, pool)| pool.close_oldest())
     }
 
-    fn connection_gone(&self) {
+    /// There is room for one more connection: for who waits at the endpoint that has lost one, else for who waits at another.
+    fn connection_gone(&self, pool: &EndpointPool) {
+        pool.connections.set(pool.connections.get().saturating_sub(1));
         self.gauges.connections.fetch_sub(1, Ordering::Relaxed);
-        self.connections.set(self.connections.get().saturating_sub(1));
-        self.wake_one();
-    }
-
-    fn wake_one(&self) {
-        let mut waiting = self.waiting.borrow_mut();
-        while let Some(turn) = waiting.pop_front() {
-            // One that gave up meanwhile passes its turn on.
-            if turn.send(()).is_ok() {
-                break;
-            }
+        if !pool.waiting.wake_one() {
+            // Stops at the first that had anybody to wake.
+            let _ = self.endpoints.borrow().values().any(|other| other.waiting.wake_one());
         }
     }
 
@@ -245,6 +252,45 @@ impl Neighbour {
     }
 }
 
+/// Requests that wait for a connection, or a place on one, in turn.
+#[derive(Default)]
+struct Waiters(RefCell<VecDeque<oneshot::Sender<()>>>);
+
+impl Waiters {
+    /// Waits until something was given back or closed.
+    async fn turn(&self) {
+        let (turn, wait) = oneshot::channel();
+        self.0.borrow_mut().push_back(turn);
+        let mut waiting = Waiting { all: self, turn: wait };
+        // The sender is dropped only after it has sent, or with the pool itself.
+        let _ = (&mut waiting.turn).await;
+    }
+
+    /// Whether anybody was waiting.
+    fn wake_one(&self) -> bool {
+        while let Some(turn) = self.0.borrow_mut().pop_front() {
+            if turn.send(()).is_ok() {
+                return true;
+            }
+        }
+        false
+    }
+}
+
+/// One that waits. If it is gone before it took its turn, the next has it.
+struct Waiting<'a> {
+    all: &'a Waiters,
+    turn: oneshot::Receiver<()>,
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        if self.turn.try_recv().is_ok() {
+            self.all.wake_one();
+        }
+    }
+}
+
 /// Connections to one endpoint.
 pub(crate) struct EndpointPool {
     pub address: SocketAddr,
@@ -252,6 +298,9 @@ pub(crate) struct EndpointPool {
     pub active: Cell<u32>,
     pub series: SeriesCache,
     neighbour: Rc<Neighbour>,
+    /// Connections of this worker, in use or idle.
+    connections: Cell<u32>,
+    waiting: Waiters,
     /// Youngest last.
     idle: RefCell<VecDeque<Idle>>,
     /// HTTP/2 connections; one, unless it is full.
@@ -260,76 +309,91 @@ pub(crate) struct EndpointPool {
     max_requests: Cell<u32>,
     /// `http.idleTimeout` as of the newest request.
     idle_timeout: Cell<Option<Duration>>,
+    /// `tcp.maxConnectionDuration` as of the newest request.
+    max_age: Cell<Option<Duration>>,
 }
 
 struct Idle {
     io: TcpStream,
     served: u32,
     since: Instant,
+    connection: Rc<Connection>,
 }
 
-/// An HTTP/2 connection that carries several requests.
-struct Shared {
-    requests: SendRequest<Bytes>,
-    served: u32,
-    active: Rc<Cell<u32>>,
+/// What is known of an HTTP/1.1 connection, as long as it lives.
+struct Connection {
+    me: Weak<Self>,
+    opened: Instant,
+    /// Our end of it.
+    local: Option<SocketAddr>,
+    /// Its pool, while it is leased: in the pool it would keep the pool alive.
+    pool: RefCell<Option<Rc<EndpointPool>>>,
 }
 
-impl Shared {
-    fn is_open(&mut self) -> bool {
-        let mut context = std::task::Context::from_waker(std::task::Waker::noop());
-        // Pending means that no stream is free just now: still a live connection.
-        !matches!(self.requests.poll_ready(&mut context), std::task::Poll::Ready(Err(_)))
+impl Connection {
+    fn new(local: Option<SocketAddr>) -> Rc<Self> {
+        let opened = Instant::now();
+        Rc::new_cyclic(|me| Self { me: me.clone(), opened, local, pool: RefCell::default() })
     }
 
-    fn has_room(&self, max_streams: u32, max_requests: u32) -> bool {
-        let allowed =
-            u32::try_from(self.requests.current_max_send_streams()).unwrap_or(u32::MAX).min(max_streams);
-        self.active.get() < allowed && self.served < max_requests
-    }
-
-    fn stream(&mut self) -> (SendRequest<Bytes>, StreamSlot) {
-        self.served = self.served.saturating_add(1);
-        self.active.set(self.active.get() + 1);
-        (self.requests.clone(), StreamSlot(self.active.clone()))
+    /// Hands the socket out.
+    fn lease(self: &Rc<Self>, io: TcpStream, served: u32, pool: &Rc<EndpointPool>) -> Leased {
+        *self.pool.borrow_mut() = Some(pool.clone());
+        Leased { lease: Lease::new(io, served, self.clone()), local: self.local }
     }
 }
 
-/// A request's place on an HTTP/2 connection.
-pub(crate) struct StreamSlot(Rc<Cell<u32>>);
-
-impl Drop for StreamSlot {
-    fn drop(&mut self) {
-        self.0.set(self.0.get().saturating_sub(1));
+impl Home for Connection {
+    fn give_back(&self, io: TcpStream, served: u32) {
+        let pool = self.pool.borrow_mut().take();
+        if let (Some(pool), Some(me)) = (pool, self.me.upgrade()) {
+            pool.keep(Idle { io, served, since: Instant::now(), connection: me });
+        }
     }
+
+    fn gone(&self) {
+        if let Some(pool) = self.pool.borrow_mut().take() {
+            pool.gone();
+        }
+    }
+}
+
+/// An HTTP/1.1 connection for one exchange.
+pub(crate) struct Leased {
+    pub lease: Lease,
+    /// Our end of the connection.
+    pub local: Option<SocketAddr>,
 }
 
 impl EndpointPool {
     /// An idle HTTP/1.1 connection, if there is one: what most requests get, without waiting for anything.
-    pub(crate) fn idle_http1(self: &Rc<Self>, limits: &ConnectionPool) -> Option<Lease> {
-        self.max_requests.set(limits.max_requests_per_connection);
-        self.idle_timeout.set(limits.http_idle_timeout);
+    pub(crate) fn idle_http1(self: &Rc<Self>, limits: &ConnectionPool) -> Option<Leased> {
+        self.follow(limits);
         let idle = self.take_idle()?;
         self.neighbour.shard.count(Counter::UpstreamReused);
-        Some(Lease::new(idle.io, idle.served, self.clone()))
+        Some(idle.connection.lease(idle.io, idle.served, self))
     }
 
-    /// An HTTP/1.1 connection: an idle one unless `fresh`, else a new one.
+    /// An HTTP/1.1 connection: an idle one unless `fresh`, else a new one. Who finds no idle one is pending until it has one
+    /// (Envoy: also while it connects).
     pub(crate) async fn http1(
         self: &Rc<Self>,
         limits: &ConnectionPool,
         fresh: bool,
-    ) -> Result<Lease, ConnectError> {
+    ) -> Result<Leased, ConnectError> {
         let mut pending = None;
         loop {
-            if !fresh && let Some(lease) = self.idle_http1(limits) {
-                return Ok(lease);
+            if !fresh && let Some(leased) = self.idle_http1(limits) {
+                return Ok(leased);
             }
-            if self.neighbour.try_admit(limits) {
+            if pending.is_none() {
+                pending = Some(self.neighbour.wait(limits)?);
+            }
+            if self.neighbour.try_admit(self, limits) {
                 let io = self.open(limits).await?;
-                return Ok(Lease::new(io, 0, self.clone()));
+                return Ok(Connection::new(io.local_addr().ok()).lease(io, 0, self));
             }
-            self.neighbour.turn(&mut pending, limits).await?;
+            self.waiting.turn().await;
         }
     }
 
@@ -338,38 +402,71 @@ impl EndpointPool {
         self: &Rc<Self>,
         limits: &ConnectionPool,
     ) -> Result<(TcpStream, Opened), ConnectError> {
-        let neighbour = &self.neighbour;
         // Opaque connections do not queue: over the limit they are closed (semantics 3.2).
-        if !neighbour.try_admit(limits) {
+        if !self.neighbour.try_admit_opaque(self, limits) {
             return Err(ConnectError::Overflow);
         }
         let io = self.open(limits).await?;
         Ok((io, Opened(Some(self.clone()))))
     }
 
+    /// Keeps a connection that was made for opaque bytes for requests: HTTP turned out to be spoken.
+    pub(crate) fn adopt(&self, io: TcpStream, opened: Opened) {
+        opened.pass_on();
+        let connection = Connection::new(io.local_addr().ok());
+        self.keep(Idle { io, served: 0, since: connection.opened, connection });
+    }
+
     /// A stream of a shared HTTP/2 connection. Another connection is opened when all have as many streams as the endpoint
-    /// allows at once, or have carried what each may: streams must not queue behind calls that last.
-    pub(crate) async fn http2(
-        self: &Rc<Self>,
-        limits: &ConnectionPool,
-    ) -> Result<(SendRequest<Bytes>, StreamSlot), ConnectError> {
-        // Held while a connection is opened, so that requests that come together open one.
-        let mut shared = self.http2.lock().await;
-        shared.retain_mut(Shared::is_open);
-        let limit = limits.max_concurrent_streams;
-        if let Some(one) =
-            shared.iter_mut().find(|one| one.has_room(limit, limits.max_requests_per_connection))
-        {
-            self.neighbour.shard.count(Counter::UpstreamReused);
-            return Ok(one.stream());
-        }
+    /// allows at once, or have carried what each may: streams must not queue behind calls that last, unless the limit of
+    /// connections is met.
+    pub(crate) async fn http2(self: &Rc<Self>, limits: &ConnectionPool) -> Result<Stream, ConnectError> {
+        self.follow(limits);
+        let terms = Terms {
+            streams: limits.max_concurrent_streams,
+            requests: limits.max_requests_per_connection,
+            age: limits.max_connection_duration,
+        };
         let mut pending = None;
-        while !self.neighbour.try_admit(limits) {
-            self.neighbour.turn(&mut pending, limits).await?;
+        loop {
+            if let Ok(mut shared) = self.http2.try_lock()
+                && let Some(stream) = self.join(&mut shared, &terms)
+            {
+                return Ok(stream);
+            }
+            if pending.is_none() {
+                pending = Some(self.neighbour.wait(limits)?);
+            }
+            {
+                // Held while a connection is opened, so that requests that come together open one.
+                let mut shared = self.http2.lock().await;
+                if let Some(stream) = self.join(&mut shared, &terms) {
+                    return Ok(stream);
+                }
+                if self.neighbour.try_admit(self, limits) {
+                    let mut one = self.open_http2(limits).await?;
+                    let stream = one.stream(self);
+                    shared.push(one);
+                    return Ok(stream);
+                }
+            }
+            self.waiting.turn().await;
         }
-        drop(pending);
+    }
+
+    /// A stream of a connection that has room for it. Connections without a future are let go: they end with their streams.
+    fn join(self: &Rc<Self>, shared: &mut Vec<Shared>, terms: &Terms) -> Option<Stream> {
+        let now = Instant::now();
+        shared.retain_mut(|one| one.has_future(terms, now));
+        let stream = shared.iter_mut().find(|one| one.has_room(terms))?.stream(self);
+        self.neighbour.shard.count(Counter::UpstreamReused);
+        Some(stream)
+    }
+
+    async fn open_http2(self: &Rc<Self>, limits: &ConnectionPool) -> Result<Shared, ConnectError> {
         let io = self.open(limits).await?;
         let opened = Opened(Some(self.clone()));
+        let local = io.local_addr().ok();
         let settings = http2::ClientSettings {
             keep_alive: limits
                 .http2_keep_alive
@@ -384,10 +481,14 @@ impl EndpointPool {
             let _ = driver.await;
             drop(opened);
         });
-        let mut one = Shared { requests, served: 0, active: Rc::default() };
-        let stream = one.stream();
-        shared.push(one);
-        Ok(stream)
+        Ok(Shared::new(requests, local, Instant::now()))
+    }
+
+    /// The newest request's limits hold for the connections there are.
+    fn follow(&self, limits: &ConnectionPool) {
+        self.max_requests.set(limits.max_requests_per_connection);
+        self.idle_timeout.set(limits.http_idle_timeout);
+        self.max_age.set(limits.max_connection_duration);
     }
 
     /// Connects, once admitted: the connection counts until `gone`, also when this future is dropped while it connects.
@@ -401,10 +502,11 @@ impl EndpointPool {
     fn take_idle(&self) -> Option<Idle> {
         loop {
             let idle = self.idle.borrow_mut().pop_back()?;
-            if is_quiet(&idle.io) {
+            if !is_quiet(&idle.io) {
+                self.neighbour.shard.count(Counter::UpstreamStale);
+            } else if self.max_age.get().is_none_or(|limit| idle.connection.opened.elapsed() < limit) {
                 return Some(idle);
             }
-            self.neighbour.shard.count(Counter::UpstreamStale);
             drop(idle);
             self.gone();
         }
@@ -430,27 +532,38 @@ impl EndpointPool {
         let idle_timeout = self.idle_timeout.get();
         let before = self.idle.borrow().len();
         self.idle.borrow_mut().retain(|idle| {
-            let is_old = idle_timeout.is_some_and(|limit| now.saturating_duration_since(idle.since) >= limit);
-            !is_old && is_quiet(&idle.io)
+            let is_idle =
+                idle_timeout.is_some_and(|limit| now.saturating_duration_since(idle.since) >= limit);
+            !is_idle && !self.is_too_old(&idle.connection, now) && is_quiet(&idle.io)
         });
         for _ in self.idle.borrow().len()..before {
             self.gone();
         }
+        // Whoever holds it opens a connection: then it is not idle here.
+        if let Ok(mut shared) = self.http2.try_lock() {
+            let terms = Terms { streams: 0, requests: self.max_requests.get(), age: self.max_age.get() };
+            shared.retain_mut(|one| {
+                one.has_future(&terms, now) && !idle_timeout.is_some_and(|limit| one.is_idle_for(limit, now))
+            });
+        }
     }
-}
 
-impl Home for EndpointPool {
-    fn give_back(&self, io: TcpStream, served: u32) {
-        if served >= self.max_requests.get() {
-            drop(io);
+    /// Keeps a connection for the next request, if it may carry one.
+    fn keep(&self, idle: Idle) {
+        if idle.served >= self.max_requests.get() || self.is_too_old(&idle.connection, idle.since) {
+            drop(idle);
             return self.gone();
         }
-        self.idle.borrow_mut().push_back(Idle { io, served, since: Instant::now() });
-        self.neighbour.wake_one();
+        self.idle.borrow_mut().push_back(idle);
+        self.waiting.wake_one();
+    }
+
+    fn is_too_old(&self, connection: &Connection, now: Instant) -> bool {
+        self.max_age.get().is_some_and(|limit| now.saturating_duration_since(connection.opened) >= limit)
     }
 
     fn gone(&self) {
-        self.neighbour.connection_gone();
+        self.neighbour.connection_gone(self);
     }
 }
 

@@ -15,7 +15,6 @@ use crate::flags::ResponseFlags;
 use crate::live::{ConnectError, Opened};
 use crate::metrics::Counter;
 use crate::outlet::{Bound, LocalCaller, Outlet, workload_labels};
-use crate::pool::Home;
 use crate::record::{Peer, push_service};
 use crate::tunnel::{Moved, TunnelEnd, TunnelLimits, reset, tunnel};
 use crate::worker::Worker;
@@ -47,8 +46,7 @@ impl Early {
             return;
         };
         if let Some(pool) = bound.pools.get(endpoint) {
-            opened.pass_on();
-            pool.give_back(io, 0);
+            pool.adopt(io, opened);
         }
     }
 }

@@ -64,6 +64,8 @@ pub(crate) struct Record {
     pub upstream_time: Option<Duration>,
     /// What the response says of its origin, for a cross-origin request.
     pub cors: Option<Box<Edits>>,
+    /// Our end of the connection to the endpoint.
+    pub upstream_local: Option<SocketAddr>,
     transfer: Option<Transfer>,
     cluster: Option<Rc<Bound>>,
     endpoint: Option<usize>,
@@ -100,6 +102,7 @@ impl Record {
             details: "",
             upstream_time: None,
             cors: None,
+            upstream_local: None,
             transfer: None,
             cluster: None,
             endpoint: None,
@@ -121,6 +124,7 @@ impl Record {
     pub(crate) fn towards(&mut self, cluster: Rc<Bound>, endpoint: Option<usize>) {
         self.cluster = Some(cluster);
         self.endpoint = endpoint;
+        self.upstream_local = None;
     }
 
     /// A response of our own is about to be sent.
@@ -202,7 +206,7 @@ impl Drop for Record {
                 upstream_time: self.upstream_time,
                 upstream_host: pool.map(|pool| pool.address),
                 upstream_cluster: cluster,
-                upstream_local: None,
+                upstream_local: self.upstream_local,
                 downstream_local: self.peer.dialled,
                 downstream_remote: self.peer.remote,
                 sni: "",

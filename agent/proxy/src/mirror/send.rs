@@ -85,10 +85,12 @@ async fn deliver(
     let report = |sign| bound.report(&worker.shard, index, sign);
     let mut busy = Busy::new(endpoint.clone());
     let connected = match target.protocol {
-        UpstreamProtocol::Http1 => endpoint.http1(pool, false).await.map(Upstream::Http1),
-        UpstreamProtocol::Http2 => endpoint.http2(pool).await.map(|(requests, slot)| {
-            busy.slot = Some(slot);
-            Upstream::Http2(requests)
+        UpstreamProtocol::Http1 => {
+            endpoint.http1(pool, false).await.map(|leased| Upstream::Http1(leased.lease))
+        }
+        UpstreamProtocol::Http2 => endpoint.http2(pool).await.map(|stream| {
+            busy.slot = Some(stream.slot);
+            Upstream::Http2(stream.requests)
         }),
     };
     let mut upstream = match connected {

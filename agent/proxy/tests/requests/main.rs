@@ -18,6 +18,7 @@ mod mirror;
 mod opaque;
 mod outlier;
 mod policy;
+mod pools;
 mod recorder;
 mod retries;
 mod routing;

@@ -202,6 +202,12 @@ impl Connection {
         self.io
     }
 
+    /// The next byte, if there is one before the end or a reset.
+    pub fn try_read(&mut self) -> Option<u8> {
+        let mut byte = [0];
+        self.reader.read_exact(&mut byte).ok().map(|()| byte[0])
+    }
+
     pub fn read(&mut self, count: usize) -> Vec<u8> {
         let mut bytes = vec![0; count];
         self.reader.read_exact(&mut bytes).unwrap();
