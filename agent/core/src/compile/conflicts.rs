@@ -1,7 +1,7 @@
 //! Objects that want the same thing: which of them gets it, and why. The younger one is told, as its author is the one who looks.
+//! Of servers of Gateways, `gateway` tells, from the listeners that come of them.
 
 mod destination_rules;
-mod gateways;
 mod service_entries;
 
 use super::by_age;
@@ -12,7 +12,6 @@ use crate::snapshot::State;
 
 pub(super) fn check(inputs: &Inputs, state: &State, diagnostics: &mut Vec<Diagnostic>) {
     destination_rules::check(&by_age(&inputs.destination_rules), state, diagnostics);
-    gateways::check(&by_age(&inputs.gateways), diagnostics);
     service_entries::check(inputs, state, diagnostics);
 }
 

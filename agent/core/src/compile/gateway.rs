@@ -101,12 +101,15 @@ fn conflicts(inputs: &Inputs, state: &State, diagnostics: &mut Vec<Diagnostic>) 
                 let key = Key::new(&*gateway.namespace, &*gateway.name);
                 let Some(resource) = inputs.gateways.get(&key) else { continue };
                 if told.insert((&gateway.namespace, &gateway.name, server.index)) {
-                    diagnostics.push(resource.diagnostic(
-                        Severity::Warning,
-                        Code::InvalidServer,
-                        &format!("spec.servers[{}].port", server.index),
-                        format!("left out on port {}: {why}", server.port),
-                    ));
+                    let field = format!("spec.servers[{}].port", server.index);
+                    let message = format!("left out on port {}: {why}", server.port);
+                    diagnostics.push(
+                        resource
+                            .diagnostic(Severity::Warning, Code::PortConflict, &field, message)
+                            .with_hint(
+                                "use another port, other hosts, or a selector that other workloads have",
+                            ),
+                    );
                 }
             }
         }

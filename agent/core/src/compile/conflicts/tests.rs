@@ -139,44 +139,6 @@ fn rules_of_a_gateway_are_joined_and_only_a_second_catch_all_is_lost() {
 }
 
 #[test]
-fn servers_that_one_workload_cannot_have_both_of_are_pointed_out() {
-    let gateway = |name: &str, selector: &str, server: &str| {
-        object("Gateway", name, "shop", "", &format!("{{selector: {{{selector}}}, servers: [{server}]}}"))
-    };
-    let http = |host: &str| format!("{{port: {{number: 80, name: http, protocol: HTTP}}, hosts: [{host}]}}");
-    let tls = |host: &str| {
-        format!(
-            "{{port: {{number: 80, name: tls, protocol: TLS}}, tls: {{mode: PASSTHROUGH}}, hosts: [{host}]}}"
-        )
-    };
-    let conflicts = |a: &str, b: &str| -> Vec<String> {
-        said(&[a.to_owned(), b.to_owned()])
-            .into_iter()
-            .filter(|(_, code, ..)| *code == Code::PortConflict)
-            .map(|(_, _, name, field)| format!("{name} {field}"))
-            .collect()
-    };
-    for (a, b, want) in [
-        (gateway("a", "x: y", &http("a.b")), gateway("b", "x: y", &http("a.b")), &[][..]),
-        (gateway("a", "x: y", &http("a.b")), gateway("b", "x: y", &tls("c.d")), &["b spec.servers[0].port"]),
-        (
-            gateway("a", "x: y", &http("a.b")),
-            gateway("b", "x: y, z: w", &tls("c.d")),
-            &["b spec.servers[0].port"],
-        ),
-        (gateway("a", "x: y", &http("a.b")), gateway("b", "x: z", &tls("c.d")), &[]),
-        (gateway("a", "x: y", &tls("a.b")), gateway("b", "x: y", &tls("c.d")), &[]),
-        (
-            gateway("a", "x: y", &tls("a.b")),
-            gateway("b", "x: y", &tls("ns/a.b")),
-            &["b spec.servers[0].hosts"],
-        ),
-    ] {
-        assert_eq!(conflicts(&a, &b), want, "{a} {b}");
-    }
-}
-
-#[test]
 fn service_entries_that_meet_are_pointed_out() {
     let entry = |name: &str, namespace: &str, spec: &str| object("ServiceEntry", name, namespace, "", spec);
     let http = "ports: [{number: 80, name: http, protocol: HTTP}], resolution: STATIC";

@@ -53,7 +53,7 @@ fn chosen(port: &GatewayPort, sni: Option<&str>) -> Option<String> {
 
 fn left_out(parts: &[&str]) -> Vec<(String, String)> {
     let said = compiled(parts).diagnostics.into_iter();
-    let about = said.filter(|said| said.code == Code::InvalidServer);
+    let about = said.filter(|said| said.code == Code::PortConflict);
     about.map(|said| (format!("{} {}", said.name, said.field), said.message)).collect()
 }
 
