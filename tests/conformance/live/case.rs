@@ -300,17 +300,6 @@ pub(crate) struct Expect {
     pub(crate) route_name: Option<String>,
 }
 
-impl Expect {
-    /// Whether the access log has to be asked.
-    pub(crate) fn asks_the_log(&self) -> bool {
-        self.response_flag.is_some()
-            || self.response_flag_in.is_some()
-            || self.route_name.is_some()
-            || self.hops.is_some()
-            || self.on_status.values().chain(self.per_version.values()).any(Self::asks_the_log)
-    }
-}
-
 /// A destination that is not `none`.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]

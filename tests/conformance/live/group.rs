@@ -23,7 +23,8 @@ pub(crate) struct Group<'a> {
     pub(crate) opened: usize,
     /// Connections that the proxies tried.
     pub(crate) connects: usize,
-    pub(crate) logs: Option<Logs>,
+    /// Of the proxies that were on the way.
+    pub(crate) logs: Logs,
     /// The share of `vary_header`'s values that another endpoint answered than before.
     pub(crate) moved: f64,
 }
@@ -82,21 +83,18 @@ impl Group<'_> {
         if let Some(first) = self.outcomes.first() {
             let _ = write!(text, "\n    first response after {:?}: {:?}", first.duration, first.headers);
         }
-        if let Some(logs) = &self.logs {
-            let all = logs.node.iter().chain(logs.gateways.values().flatten());
-            let short = all.take(3).map(|it| {
-                format!(
-                    "{} {} {} {} {} {}",
-                    it["response_code"],
-                    it["response_flags"],
-                    it["response_code_details"],
-                    it["upstream_cluster"],
-                    it["route_name"],
-                    it["rule"]
-                )
-            });
-            let _ = write!(text, "\n    log: {}", short.collect::<Vec<_>>().join("; "));
-        }
+        let short = self.logs.lines().take(3).map(|it| {
+            format!(
+                "{} {} {} {} {} {}",
+                it["response_code"],
+                it["response_flags"],
+                it["response_code_details"],
+                it["upstream_cluster"],
+                it["route_name"],
+                it["rule"]
+            )
+        });
+        let _ = write!(text, "\n    log: {}", short.collect::<Vec<_>>().join("; "));
         text
     }
 }

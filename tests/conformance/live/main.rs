@@ -24,6 +24,7 @@ mod case;
 mod certificates;
 mod check;
 mod client;
+mod explained;
 mod group;
 mod known;
 mod mesh;

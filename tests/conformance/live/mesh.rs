@@ -188,6 +188,26 @@ pub(crate) struct Logs {
     pub(crate) gateways: BTreeMap<String, Vec<Value>>,
 }
 
+impl Logs {
+    pub(crate) fn lines(&self) -> impl Iterator<Item = &Value> {
+        self.node.iter().chain(self.gateways.values().flatten())
+    }
+
+    pub(crate) fn count(&self) -> usize {
+        self.lines().count()
+    }
+
+    /// What is new in them.
+    pub(crate) fn since(&self, before: &Self) -> Self {
+        let mut new = self.clone();
+        new.node.drain(..before.node.len());
+        for (id, lines) in &mut new.gateways {
+            lines.drain(..before.gateways.get(id).map_or(0, Vec::len));
+        }
+        new
+    }
+}
+
 fn caller(id: &str, client: Client, address: IpAddr, connects: &Arc<AtomicUsize>) -> Arc<Caller> {
     let workload = Workload::new(
         &client.workload,

@@ -16,7 +16,7 @@ use crate::mesh::{Logs, Mesh, gateway_addresses};
 use crate::topology::Topology;
 use crate::upstream::{self, Record};
 use crate::world::{World, array, text};
-use crate::{token, twin};
+use crate::{explained, token, twin};
 
 /// Copies are waited for this long after the last response.
 const MIRRORS: Duration = Duration::from_secs(2);
@@ -60,11 +60,10 @@ struct Running {
     cookies: BTreeMap<String, String>,
     /// Which endpoint answered each value of `vary_header` last.
     keys: BTreeMap<String, String>,
-    /// Requests that were logged before the group.
+    /// What was logged before the group.
     logs: Logs,
-    /// Lines that the node's log has to have.
+    /// Lines that the logs have to have together.
     expected_lines: usize,
-    wants_logs: bool,
 }
 
 /// As the type says what is wrong with a case.
@@ -80,10 +79,8 @@ impl Running {
         let snapshot = World::new(&raw)?.snapshot;
         let mesh =
             Mesh::start(&case, snapshot).map_err(|error| format!("cannot start the proxies: {error}"))?;
-        let expects = |it: &Request| it.expect.iter().chain(&it.expect_any).any(Expect::asks_the_log);
         let mut running = Self {
             world: World::new(&raw)?,
-            wants_logs: case.requests.iter().any(expects),
             raw,
             case,
             topology,
@@ -144,7 +141,7 @@ impl Running {
             // One too many would come now.
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
-        let logs = self.new_logs().await?;
+        let (logs, recorded) = self.new_logs().await;
         let dialled = self.dialled(request)?;
         let keys = keys(&outcomes, &self.record);
         let moved = moved(&std::mem::replace(&mut self.keys, keys.clone()), &keys);
@@ -169,20 +166,33 @@ impl Running {
             }
         }
         if reasons.len() < alternatives.len() {
+            recorded?;
+            self.explained(request, &group)?;
             return match alternatives[..] {
-                [expect] => self.twins(&request.id, expect, &group, request.protocol),
+                [expect] => self.twins(request, expect, &group),
                 _ => Ok(()),
             };
         }
         Err(format!("{}\n    seen: {}", reasons.join(", or "), group.describe()))
     }
 
+    fn explained(&self, request: &Request, group: &Group<'_>) -> Result<(), String> {
+        if !explained::can_tell(request) {
+            return Ok(());
+        }
+        explained::agrees(&self.world.explain(self.raw(request)?), &group.logs)
+    }
+
+    fn raw(&self, request: &Request) -> Result<&Value, String> {
+        let found = array(&self.raw, "requests").iter().find(|it| it["id"] == *request.id);
+        found.ok_or_else(|| format!("no request {}", request.id))
+    }
+
     /// What holds must not hold with a wrong value in it.
-    fn twins(&self, id: &str, expect: &Expect, group: &Group<'_>, protocol: Protocol) -> Result<(), String> {
-        let raw = array(&self.raw, "requests").iter().find(|it| it["id"] == *id).ok_or("no such request")?;
-        for (what, wrong) in twin::wrong(&raw["expect"]) {
+    fn twins(&self, request: &Request, expect: &Expect, group: &Group<'_>) -> Result<(), String> {
+        for (what, wrong) in twin::wrong(&self.raw(request)?["expect"]) {
             let wrong: Expect = serde_json::from_value(wrong).map_err(|error| format!("{what}: {error}"))?;
-            if wrong != *expect && check(&wrong, group, protocol).is_ok() {
+            if wrong != *expect && check(&wrong, group, request.protocol).is_ok() {
                 return Err(format!("{what} is not looked at: it holds with a wrong value too, {wrong:?}"));
             }
         }
@@ -199,29 +209,20 @@ impl Running {
         self.listen()
     }
 
-    /// Lines of the access logs since the last group; none where the case does not ask.
-    async fn new_logs(&mut self) -> Result<Option<Logs>, String> {
-        if !self.wants_logs {
-            return Ok(None);
-        }
+    /// Lines of the access logs since the last group, and whether there is one for each request: no more, no less.
+    async fn new_logs(&mut self) -> (Logs, Result<(), String>) {
         let since = Instant::now();
         loop {
             let now = self.mesh.logs();
-            let lines = now.node.len() + now.gateways.values().map(Vec::len).sum::<usize>();
-            if lines >= self.expected_lines {
-                let mut new = now.clone();
-                new.node.drain(..self.logs.node.len());
-                for (id, lines) in &mut new.gateways {
-                    lines.drain(..self.logs.gateways.get(id).map_or(0, Vec::len));
-                }
+            let lines = now.count();
+            if lines >= self.expected_lines || since.elapsed() > LOG_LINES {
+                let recorded = (lines == self.expected_lines).then_some(()).ok_or_else(|| {
+                    format!("the access logs have {lines} lines by now, want {}", self.expected_lines)
+                });
+                self.expected_lines = lines;
+                let new = now.since(&self.logs);
                 self.logs = now;
-                return Ok(Some(new));
-            }
-            if since.elapsed() > LOG_LINES {
-                return Err(format!(
-                    "{lines} lines in the access logs, not {}: {:?}",
-                    self.expected_lines, now
-                ));
+                return (new, recorded);
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
