@@ -351,10 +351,12 @@ mod tests {
 
     #[tokio::test]
     async fn an_idle_tunnel_ends_and_a_busy_one_does_not() {
-        let limits = TunnelLimits { idle: Some(Duration::from_millis(100)), duration: None };
+        // Far apart, so that a busy machine does not decide: what keeps the tunnel is longer than the limit in all, and each
+        // pause in it is much shorter.
+        let limits = TunnelLimits { idle: Some(Duration::from_secs(1)), duration: None };
         let (end, moved, ()) = with_tunnel(limits, |mut client, mut server| async move {
             for _ in 0..5 {
-                tokio::time::sleep(Duration::from_millis(40)).await;
+                tokio::time::sleep(Duration::from_millis(250)).await;
                 client.write_all(b"x").await.unwrap();
             }
             let mut bytes = Vec::new();

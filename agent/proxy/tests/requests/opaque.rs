@@ -59,6 +59,8 @@ fn http_on_an_undeclared_port_is_routed_as_http() {
     ));
     let world = World::new(objects);
     let mut connection = world.connect(1);
+    // A client that speaks at once may be understood before there is a connection that could be kept.
+    crate::world::wait_until("the server was connected to", || upstream.opened() == 1);
     assert_eq!(connection.get("echo", "/tea", &[]).status, 418);
     assert_eq!(connection.get("echo", "/", &[]).body, "ok");
     assert_eq!(upstream.opened(), 1, "the connection made before the client spoke is used");

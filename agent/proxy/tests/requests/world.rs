@@ -375,15 +375,7 @@ impl World {
 
     /// Waits until the metrics page has the line.
     pub fn wait_for_metric(&self, line: &str) {
-        let before = Instant::now();
-        loop {
-            let text = self.metrics();
-            if text.lines().any(|one| one == line) {
-                return;
-            }
-            assert!(before.elapsed() < PATIENCE, "no line {line} in\n{text}");
-            std::thread::sleep(Duration::from_millis(10));
-        }
+        wait_until(line, || self.metrics().lines().any(|one| one == line));
     }
 
     /// Waits for a line of the access log that contains `needle`.
@@ -397,6 +389,15 @@ impl World {
             assert!(before.elapsed() < PATIENCE, "no line with {needle} in\n{text}");
             std::thread::sleep(Duration::from_millis(10));
         }
+    }
+}
+
+/// Waits for something that must come, but nobody can say when.
+pub fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
+    let started = Instant::now();
+    while !holds() {
+        assert!(started.elapsed() < PATIENCE, "waited in vain until {what}");
+        std::thread::sleep(Duration::from_millis(10));
     }
 }
 
