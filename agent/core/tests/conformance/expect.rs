@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
-use undermesh_core::explain::{Destination, Explanation, OutcomeName};
+use undermesh_core::explain::{DecidedBy, Destination, Explanation, OutcomeName};
 
 use crate::world::{World, array, text};
 
@@ -26,6 +26,7 @@ pub(crate) fn check(answer: &Explanation, request: &Value, expect: &Value, world
             "connection" => connection(answer, text(want)),
             "distribution" => distribution(answer, want),
             "status_distribution" => status_distribution(answer, want),
+            "upstream" if answer.path == DecidedBy::None => untouched(request, want),
             "upstream" => each(answer, |it| upstream(it, request, want)),
             "response" => response(answer, want),
             "location" => {
@@ -60,6 +61,18 @@ fn grpc_status(answer: &Explanation) -> Option<u64> {
         Some(fault) if answer.outcome == OutcomeName::Abort => fault.abort_grpc_status.map(u64::from),
         _ => Some(if answer.status.is_some_and(|status| status != 200) { 14 } else { 0 }),
     }
+}
+
+/// What the upstream sees of a request on a connection that is not captured: what the client sent.
+fn untouched(request: &Value, expect: &Value) -> Outcome {
+    for key in expect.as_object().into_iter().flat_map(|it| it.keys()) {
+        let sent = |name: &Value| request["headers"].get(text(name)).is_some();
+        match key.as_str() {
+            "headers_absent" => same("absent headers", array(expect, key).iter().any(sent), false)?,
+            other => return Err(format!("{other} of a connection that is not captured: not compared")),
+        }
+    }
+    Ok(())
 }
 
 /// Destinations that get requests.

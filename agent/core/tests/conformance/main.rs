@@ -36,7 +36,6 @@ const NOT_YET: &[(&str, &str)] = &[
     ("locality-traffic-distribution-same-node", "locality is not enforced yet"),
     ("port-level-replaces-not-merges", "consistent hashing is not enforced yet"),
     ("se-proxy-protocol-upstream", "the PROXY protocol is not sent yet"),
-    ("self-call-via-service", "a pod's own loopback never leaves the kernel, so there is nothing to decide"),
     ("subset-inherits-unset-blocks", "consistent hashing is not enforced yet"),
     ("subset-overrides-top-level-lb", "consistent hashing is not enforced yet"),
 ];
