@@ -83,6 +83,10 @@ impl World {
 
     fn question(&self, request: &Value) -> Value {
         let mut question = http_parts(request);
+        // One of the values that the live half takes in turn.
+        if let Some(name) = request["vary_header"]["name"].as_str() {
+            question["headers"][name] = json!(["1"]);
+        }
         if let Some(via) =
             request.get("via").and_then(Value::as_str).and_then(|via| via.strip_prefix("gateway:"))
         {
@@ -246,10 +250,22 @@ fn service_objects(service: &Value) -> Vec<Value> {
         vec![json!({"apiVersion": "v1", "kind": "Service", "metadata": metadata(name), "spec": spec})];
     let endpoints = array(service, "endpoints");
     for endpoint in endpoints {
+        let node = node_name(endpoint);
+        if let (Some(node), Some(locality)) = (&node, endpoint["locality"].as_str()) {
+            let mut parts = locality.split('/');
+            objects.push(json!({
+                "apiVersion": "v1", "kind": "Node",
+                "metadata": {"name": node, "labels": {
+                    "topology.kubernetes.io/region": parts.next(),
+                    "topology.kubernetes.io/zone": parts.next().unwrap_or_default(),
+                    "topology.istio.io/subzone": parts.next().unwrap_or_default(),
+                }},
+            }));
+        }
         objects.push(json!({
             "apiVersion": "v1", "kind": "Pod",
             "metadata": {"name": endpoint["id"], "namespace": service["namespace"], "labels": endpoint["labels"]},
-            "spec": {"containers": [], "nodeName": endpoint.get("node")},
+            "spec": {"containers": [], "nodeName": node},
             "status": {"phase": "Running", "podIP": endpoint["address"], "podIPs": [{"ip": endpoint["address"]}]},
         }));
     }
@@ -272,6 +288,12 @@ fn service_objects(service: &Value) -> Vec<Value> {
         "addressType": "IPv4", "endpoints": addresses, "ports": slice_ports,
     }));
     objects
+}
+
+/// Its node; one that has a locality and names none has one to itself.
+fn node_name(endpoint: &Value) -> Option<String> {
+    let own = || endpoint.get("locality").map(|_| format!("node-of-{}", text(&endpoint["id"])));
+    endpoint.get("node").map(|node| text(node).to_owned()).or_else(own)
 }
 
 pub(crate) fn array<'a>(value: &'a Value, key: &str) -> &'a [Value] {

@@ -8,6 +8,7 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use crate::balance::Spread;
 use crate::policy::Policy;
 
 /// What tells two clusters of one client apart. Live state (pools, breakers, ejections) is kept under it.
@@ -50,6 +51,8 @@ pub struct Cluster {
     pub excluded: Arc<[ExcludedEndpoint]>,
     /// What the DestinationRule asks for, defaults filled in.
     pub policy: Policy,
+    /// How requests spread over the endpoints.
+    pub spread: Spread,
     /// Whether it can be used at all.
     pub availability: Availability,
     /// The service, for metric labels. `None` if no registry knows the host.
@@ -247,6 +250,8 @@ pub struct ExcludedEndpoint {
     pub address: SocketAddr,
     /// Its labels.
     pub labels: Arc<BTreeMap<String, String>>,
+    /// `region/zone/subzone`.
+    pub locality: Arc<str>,
     /// Why: not ready, terminating, not in the subset.
     pub why: &'static str,
 }

@@ -5,6 +5,7 @@
 //! not sampled.
 
 mod answer;
+mod hashing;
 mod request;
 mod result;
 mod trace;
@@ -14,6 +15,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use rand_core::RngCore;
 
 use crate::client::{Client, ClientKind};
+use crate::cluster::Cluster;
 use crate::edits::Edits;
 use crate::host::HostKey;
 use crate::route::{
@@ -48,6 +50,14 @@ pub fn explain(snapshot: &Snapshot, request: &Request) -> Explanation {
             from_mesh(snapshot, request, &client, trace)
         }
     }
+}
+
+/// Where a request comes from.
+struct From {
+    /// What Host says if the request has none.
+    dialled: String,
+    /// The client's address, if known.
+    source: Option<IpAddr>,
 }
 
 /// Routes do not depend on chance, and shares are computed; whatever is drawn here is not looked at.
@@ -110,6 +120,8 @@ fn at_gateway(
         kind: ClientKind::Gateway,
         labels: gateway.labels.clone(),
         namespace: gateway.namespace.as_str().into(),
+        locality: request.source.locality.as_deref().unwrap_or_default().into(),
+        node: request.source.node.as_deref().unwrap_or_default().into(),
         ..Client::default()
     };
     // Without an address the gateway's own is any that no server names.
@@ -133,7 +145,7 @@ fn at_gateway(
     }
     let mut answer = Answer::new(request, DecidedBy::Proxy);
     if !port.protocol.is_http() {
-        return tcp(request, &port.tcp, local, answer, trace);
+        return tcp(request, &port.tcp, local, request.source.address, answer, trace);
     }
     if !request.protocol.is_http() {
         trace.push("the port speaks HTTP in clear text, which this is not: 400".to_owned());
@@ -142,7 +154,8 @@ fn at_gateway(
     }
     // A gateway's own address is nobody's business here; Host falls back to nothing useful.
     let account = |host: &HostKey| snapshot.account_of_gateway(&client, host, gateway.port);
-    http(snapshot, request, &port.http, String::new(), answer, trace, &account)
+    let from = From { dialled: String::new(), source: request.source.address };
+    http(snapshot, request, &port.http, from, answer, trace, &account)
 }
 
 fn from_mesh(snapshot: &Snapshot, request: &Request, client: &Client, mut trace: Trace) -> Explanation {
@@ -172,13 +185,14 @@ fn from_mesh(snapshot: &Snapshot, request: &Request, client: &Client, mut trace:
         && (outbound.protocol.is_http() || outbound.protocol == crate::inventory::Protocol::Auto)
     {
         let account = |host: &HostKey| snapshot.account_of_mesh(client, host, request.port, true);
-        return http(snapshot, request, &outbound.http, dialled.to_string(), answer, trace, &account);
+        let from = From { dialled: dialled.to_string(), source: client.addresses.first().copied() };
+        return http(snapshot, request, &outbound.http, from, answer, trace, &account);
     }
     if let Some(service) = &outbound.service {
         let lines = snapshot.account_of_mesh(client, &HostKey::parse(&service.host), request.port, false);
         trace.lines.extend(lines);
     }
-    tcp(request, &outbound.tcp, address, answer, trace)
+    tcp(request, &outbound.tcp, address, client.addresses.first().copied(), answer, trace)
 }
 
 /// What cluster DNS answers a pod of the client's namespace for the authority.
@@ -205,6 +219,7 @@ fn tcp(
     request: &Request,
     table: &TcpTable,
     dialled: IpAddr,
+    source: Option<IpAddr>,
     mut answer: Answer,
     mut trace: Trace,
 ) -> Explanation {
@@ -223,7 +238,11 @@ fn tcp(
         None => "the service's default route takes the connection".to_owned(),
     });
     answer.rule(route.rule.as_deref());
-    answer.destinations(&route.destinations, |_| (None, None));
+    answer.destinations(
+        &route.destinations,
+        |cluster| hashing::of_connection(cluster, source, &mut trace),
+        |_| (None, None),
+    );
     answer.finish(OutcomeName::Forward, trace)
 }
 
@@ -231,7 +250,7 @@ fn http(
     snapshot: &Snapshot,
     request: &Request,
     table: &HttpTable,
-    dialled: String,
+    from: From,
     mut answer: Answer,
     mut trace: Trace,
     account: &dyn Fn(&HostKey) -> Vec<String>,
@@ -242,7 +261,7 @@ fn http(
         answer.status(400, Some("DPE"));
         return answer.finish(OutcomeName::Reject, trace);
     };
-    let view = View::new(request, target.into_owned(), dialled);
+    let view = View::new(request, target.into_owned(), from.dialled);
     let decision = route::decide(table, &view, &mut NoChance, &mut trace);
     trace.tell_of_host(account);
     let Some(route) = decision.route.and_then(|index| table.route(index)) else {
@@ -252,7 +271,9 @@ fn http(
     answer.fault(&route.fault);
     let aborts = route.fault.abort.filter(|abort| abort.percent == Percent::ALL);
     match decision.outcome {
-        Outcome::Forward { .. } => forward(table, &decision, route, &view, &mut answer),
+        Outcome::Forward { .. } => {
+            forward(table, &decision, route, &view, from.source, &mut answer, &mut trace);
+        }
         Outcome::Preflight => answer.direct_response(200, b""),
         Outcome::Redirect => redirect(table, &decision, &view, &mut answer),
         Outcome::DirectResponse => {
@@ -323,9 +344,18 @@ fn redirect(table: &HttpTable, decision: &Decision, view: &View<'_>, answer: &mu
     }
 }
 
-fn forward(table: &HttpTable, decision: &Decision, route: &Route, view: &View<'_>, answer: &mut Answer) {
+fn forward(
+    table: &HttpTable,
+    decision: &Decision,
+    route: &Route,
+    view: &View<'_>,
+    source: Option<IpAddr>,
+    answer: &mut Answer,
+    trace: &mut Trace,
+) {
     answer.forwarding(route);
-    answer.destinations(&route.destinations, |destination| {
+    let key = |cluster: &Cluster| hashing::of_request(cluster, view, source, trace);
+    answer.destinations(&route.destinations, key, |destination| {
         let decision = Decision { outcome: Outcome::Forward { destination }, ..*decision };
         let facts = Facts::default();
         let (mut request, mut response) = (Edits::default(), Edits::default());

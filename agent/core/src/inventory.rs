@@ -64,6 +64,20 @@ pub enum TrafficDistribution {
     Any,
 }
 
+impl TrafficDistribution {
+    /// What Istio's annotation says, which ServiceEntries can have too, else the Service's field.
+    pub fn of(annotations: &BTreeMap<String, String>, field: Option<&str>) -> Option<Self> {
+        let annotation = annotations.get("networking.istio.io/traffic-distribution").map(String::as_str);
+        match annotation.or(field)? {
+            "PreferClose" | "PreferSameZone" => Some(Self::PreferSameZone),
+            "PreferSameNode" => Some(Self::PreferSameNode),
+            "Any" => Some(Self::Any),
+            // Kubernetes: an implementation ignores values it does not know.
+            _ => None,
+        }
+    }
+}
+
 /// A port of a Service.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServicePort {

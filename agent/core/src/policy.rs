@@ -6,11 +6,17 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use crate::balance::hash_key::{HashCookie, HashKey};
+
 /// What applies to one cluster.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Policy {
     /// Istio: `loadBalancer`.
     pub balancer: Balancer,
+    /// Istio: `loadBalancer.consistentHash`; with it the balancer is one of the two that hash.
+    pub consistent_hash: Option<Arc<ConsistentHash>>,
+    /// Istio: `loadBalancer.warmup`; only with the balancers that it is for.
+    pub warmup: Option<Warmup>,
     /// Istio: `connectionPool`.
     pub connection_pool: ConnectionPool,
     /// Istio: `outlierDetection`; `None`: no endpoint is ever ejected.
@@ -25,6 +31,8 @@ impl Default for Policy {
     fn default() -> Self {
         Self {
             balancer: Balancer::default(),
+            consistent_hash: None,
+            warmup: None,
             connection_pool: ConnectionPool::default(),
             outlier_detection: None,
             retry_budget: None,
@@ -58,18 +66,59 @@ pub enum Balancer {
     LeastRequest,
     /// The address the client dialled.
     Passthrough,
+    /// By a key, on a ring.
+    RingHash,
+    /// By a key, in a table.
+    Maglev,
 }
 
 impl Balancer {
-    /// Istio's name for it.
+    /// Istio's name for it; Envoy's for those that Istio has as `consistentHash`.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::RoundRobin => "ROUND_ROBIN",
             Self::Random => "RANDOM",
             Self::LeastRequest => "LEAST_REQUEST",
             Self::Passthrough => "PASSTHROUGH",
+            Self::RingHash => "RING_HASH",
+            Self::Maglev => "MAGLEV",
         }
     }
+}
+
+/// The same key, the same endpoint.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConsistentHash {
+    /// What requests are told apart by; `None`: nothing was named, so chance decides.
+    pub key: Option<HashKey>,
+    /// How endpoints are found.
+    pub table: HashTable,
+}
+
+/// The table of consistent hashing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum HashTable {
+    /// Istio: `ringHash`.
+    Ring {
+        /// Places on the ring; default 1024.
+        minimum_size: u64,
+    },
+    /// Istio: `maglev`.
+    Maglev {
+        /// A prime; default 65537.
+        size: u64,
+    },
+}
+
+/// How new endpoints come to their share.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Warmup {
+    /// The window after an endpoint has become known.
+    pub duration: Duration,
+    /// Of its share, at least; default 10.
+    pub minimum_percent: f64,
+    /// 1: in a line; more: quicker at first.
+    pub aggression: f64,
 }
 
 /// Limits and time-outs towards a cluster. "No limit" is `u32::MAX`, as in Envoy.

@@ -32,6 +32,7 @@ pub use decide::{Decision, Outcome, decide, mirrors};
 pub use edits::{direct_response, redirect, request_edits, response_edits};
 pub use format::{Facts, FormatError, FormatString};
 pub use headers::{HeaderEdits, HeaderOps};
+pub(crate) use matching::query_value;
 pub use matching::{Condition, RouteMatch, StringCondition, Subject};
 pub use observer::{Event, HostChoice, Observer};
 pub use re2::RegexError;

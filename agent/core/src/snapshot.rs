@@ -12,6 +12,7 @@ mod blocks;
 mod clusters;
 mod destination_rules;
 mod gateway;
+mod locality;
 mod mesh;
 mod outbound;
 mod registry;
@@ -24,6 +25,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use crate::api::meta::Key;
+use crate::balance::consistent_hash::Tables;
 use crate::capture::Capture;
 use crate::client::Client;
 use crate::cluster::ServiceRef;
@@ -66,6 +68,8 @@ pub(crate) struct State {
     /// Oldest first.
     pub(crate) gateways: Vec<Arc<CompiledGateway>>,
     pub(crate) scopes: Vec<Scope>,
+    /// Of consistent hashing, made when first used.
+    pub(crate) hash_tables: Tables,
     /// Namespace and name of a pod to what it is as a client.
     pub(crate) pods: BTreeMap<Key, Client>,
 }
@@ -170,6 +174,13 @@ impl Snapshot {
         &self.state.services
     }
 
+    /// The services that some DestinationRule gives a warm-up.
+    pub fn warming_up(&self) -> impl Iterator<Item = &Arc<Service>> {
+        let hosts: Vec<_> = self.state.destination_rules.warming_up().collect();
+        let services = if hosts.is_empty() { &[][..] } else { &*self.state.services };
+        services.iter().filter(move |service| hosts.iter().any(|host| host.covers(&service.key)))
+    }
+
     /// The service that has the address, if any.
     pub fn service_at(&self, dialled: SocketAddr) -> Option<(&Arc<Service>, &ServicePort)> {
         let found = self.state.registry.by_address.get(&(dialled.ip().to_canonical(), dialled.port()))?;
@@ -197,7 +208,14 @@ impl Snapshot {
 
     /// The ports of a gateway workload: of all Gateways whose selector finds `client.labels`, ascending.
     pub fn gateway(&self, client: &Client) -> Vec<GatewayPort> {
-        gateway::ports(&self.state, client)
+        // A gateway knows its own name, and only the API server where its pod runs.
+        let pod = self.client_of_pod(&client.namespace, &client.workload);
+        let placed = pod.filter(|_| client.locality.is_empty()).map(|pod| Client {
+            locality: pod.locality.clone(),
+            node: pod.node.clone(),
+            ..client.clone()
+        });
+        gateway::ports(&self.state, placed.as_ref().unwrap_or(client))
     }
 
     /// The port of a gateway workload that a connection to its address `local` means.

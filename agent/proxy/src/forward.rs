@@ -7,6 +7,7 @@ use std::future::Future;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+use undermesh_core::balance::Ask;
 use undermesh_core::cluster::{Availability, UpstreamProtocol};
 use undermesh_core::edits::Edits;
 use undermesh_core::outlier::Sign;
@@ -87,11 +88,17 @@ impl HttpPath {
         let endpoint = match tries.same_endpoint.take() {
             Some(endpoint) => Some(endpoint),
             None => {
-                let avoid: &[usize] = match route {
-                    Some(route) if route.retries.ignore_previous_hosts => &tries.endpoints,
-                    _ => &[],
+                let policy = route.map(|route| &route.retries);
+                let ask = Ask {
+                    hash: plan.hashed.as_ref().map(|hashed| hashed.hash),
+                    tried: &tries.endpoints,
+                    avoids_tried: policy.is_some_and(|policy| {
+                        let is_hashed = bound.cluster.policy.consistent_hash.is_some();
+                        policy.ignore_previous_hosts.unwrap_or(!is_hashed)
+                    }),
+                    leaves_tried: policy.is_some_and(|policy| policy.remote_localities),
                 };
-                bound.pick(avoid, &mut *self.worker.rng.borrow_mut())
+                bound.pick(&ask, &mut *self.worker.rng.borrow_mut())
             }
         };
         let Some(endpoint) = endpoint else {
@@ -386,6 +393,9 @@ impl Judge for Response<'_> {
         let outlet = record.outlet();
         route::response_edits(outlet.http(), &record.decision, Some(head), &self.facts, edits);
         record.add_cors(edits);
+        if let Some(cookie) = self.plan.hashed.as_ref().and_then(|hashed| hashed.set_cookie.as_ref()) {
+            edits.add("set-cookie", cookie.as_bytes());
+        }
         Verdict::Relay
     }
 }

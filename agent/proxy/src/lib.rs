@@ -40,6 +40,7 @@ mod record;
 mod request;
 pub mod sniff;
 mod tunnel;
+mod warmup;
 mod worker;
 
 pub use connection::ConnectionRow;

@@ -23,6 +23,7 @@ use std::time::{Duration, Instant};
 use socket2::{Domain, TcpKeepalive};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::oneshot;
+use undermesh_core::balance::Cursor;
 use undermesh_core::policy::{ConnectionPool, RetryBudget};
 use undermesh_core::retry_budget::Window;
 
@@ -98,8 +99,8 @@ pub(crate) enum ConnectError {
 /// One worker's state of a client towards a cluster.
 pub(crate) struct Neighbour {
     pub gauges: Arc<Gauges>,
-    /// Round robin's position.
-    pub cursor: Cell<u32>,
+    /// Whose turn it is.
+    pub cursor: Cell<Cursor>,
     /// Series of requests that got no endpoint.
     pub series: SeriesCache,
     sockets: Arc<dyn Sockets>,

@@ -44,6 +44,8 @@ pub(crate) struct Target {
     pub bound: Rc<Bound>,
     /// Which version to speak to it.
     pub protocol: UpstreamProtocol,
+    /// Where its consistent hashing sends the request.
+    pub hash: Option<u64>,
 }
 
 impl Mirroring {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use tokio::net::TcpStream;
+use undermesh_core::balance::Ask;
 use undermesh_core::cluster::Availability;
 use undermesh_core::outlier::Sign;
 use undermesh_core::route::{TcpDecision, decide_tcp};
@@ -81,7 +82,9 @@ pub(crate) async fn connect(
             return Early::failed(decision, Some(bound), ResponseFlags::UPSTREAM_CONNECTION_FAILURE);
         }
     }
-    let picked = bound.pick(&[], &mut *worker.rng.borrow_mut());
+    let hash = bound.cluster.policy.consistent_hash.as_ref();
+    let hash = hash.and_then(|hash| hash.key.as_ref()?.of_connection(caller.source_ip(peer, outlet.target)));
+    let picked = bound.pick(&Ask { hash, ..Ask::default() }, &mut *worker.rng.borrow_mut());
     let Some((endpoint, pool)) = picked.and_then(|index| Some((index, bound.pools.get(index)?.clone())))
     else {
         return Early::failed(decision, Some(bound), ResponseFlags::NO_HEALTHY_UPSTREAM);

@@ -16,7 +16,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use undermesh_core::balance;
 use undermesh_core::cluster::{Availability, Cluster, ClusterKey, Discovery, UpstreamProtocol, Workload};
@@ -31,6 +31,8 @@ use crate::inlet::Caller;
 use crate::live::{EndpointPool, Gauges, Neighbour};
 use crate::metrics::{SeriesCache, Shard, escape};
 use crate::outlier::{OutlierRegistry, Watch};
+use crate::record::Peer;
+use crate::warmup::{Acquaintances, Warming};
 
 /// Where a connection of a client goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -41,11 +43,13 @@ pub(crate) enum Target {
     GatewayPort(u16, IpAddr),
 }
 
-/// What the workers share of all clients' live state towards all clusters: what limits are counted with, and ejections.
+/// What the workers share of all clients' live state towards all clusters: what limits are counted with, ejections, and since
+/// when endpoints are known.
 #[derive(Default)]
 pub(crate) struct GaugeRegistry {
     gauges: Mutex<HashMap<GaugeKey, Arc<Gauges>>>,
     pub outliers: OutlierRegistry,
+    pub acquaintances: Acquaintances,
 }
 
 /// A client and a cluster.
@@ -95,6 +99,7 @@ impl LocalCaller {
         {
             return outlet.clone();
         }
+        self.registry.acquaintances.follow(snapshot, Instant::now());
         let outlet = Rc::new(Outlet::new(target, snapshot, &self.caller));
         self.outlets.borrow_mut().insert(target, outlet.clone());
         outlet
@@ -125,7 +130,11 @@ impl LocalCaller {
         };
         let window = cluster.policy.retry_budget.as_ref();
         let window = window.and_then(|budget| neighbour.gauges.window(budget, Instant::now()));
-        let bound = Rc::new(Bound { cluster: cluster.clone(), neighbour, pools, watch, window });
+        let warming = cluster.policy.warmup.map(|warmup| {
+            let addresses = pools.iter().map(|pool| pool.address);
+            self.registry.acquaintances.warming(&warmup, addresses, Instant::now())
+        });
+        let bound = Rc::new(Bound { cluster: cluster.clone(), neighbour, pools, watch, window, warming });
         outlet.bound.borrow_mut().push(bound.clone());
         bound
     }
@@ -138,6 +147,19 @@ impl LocalCaller {
         let neighbour = Neighbour::new(gauges, self.caller.sockets.clone(), self.shard.clone());
         self.neighbours.borrow_mut().insert(key.clone(), neighbour.clone());
         neighbour
+    }
+
+    /// The address a server would know the client by: connections of a pod reach us from its loopback.
+    pub(crate) fn source_ip(&self, peer: Peer, target: Target) -> IpAddr {
+        let remote = peer.remote.ip().to_canonical();
+        match target {
+            Target::Address(dialled) => {
+                let is_v6 = dialled.ip().to_canonical().is_ipv6();
+                let own = self.caller.client.addresses.iter().find(|it| it.is_ipv6() == is_v6);
+                own.copied().unwrap_or(remote)
+            }
+            Target::GatewayPort(..) => remote,
+        }
     }
 
     /// Closes what has been idle for too long and forgets what nobody uses: tables of older generations, clusters without
@@ -254,6 +276,7 @@ impl Outlet {
                 endpoints: Arc::from([]),
                 excluded: Arc::from([]),
                 policy: Policy::default(),
+                spread: balance::Spread::default(),
                 availability: Availability::Known,
                 service: None,
             })
@@ -271,16 +294,19 @@ pub(crate) struct Bound {
     watch: Option<Watch>,
     /// Where its retry budget looks back over an interval.
     window: Option<Arc<Window>>,
+    /// Where its new endpoints come to their share slowly.
+    warming: Option<Warming>,
 }
 
 impl Bound {
-    /// Picks an endpoint that is not among `tried`, if there is another one.
-    pub(crate) fn pick(&self, tried: &[usize], rng: &mut impl rand_core::RngCore) -> Option<usize> {
+    /// Picks an endpoint for one try.
+    pub(crate) fn pick(&self, ask: &balance::Ask<'_>, rng: &mut impl rand_core::RngCore) -> Option<usize> {
         if matches!(self.cluster.discovery, Discovery::OriginalDestination) {
             return (!self.pools.is_empty()).then_some(0);
         }
+        let now = self.warming.as_ref().and_then(Warming::now);
         let mut cursor = self.neighbour.cursor.get();
-        let picked = balance::pick(&self.cluster, &Picture { bound: self, tried }, &mut cursor, rng);
+        let picked = balance::pick(&self.cluster, ask, &Picture { bound: self, now }, &mut cursor, rng);
         self.neighbour.cursor.set(cursor);
         picked.ok().filter(|&index| index < self.pools.len())
     }
@@ -314,7 +340,8 @@ impl Bound {
 
 struct Picture<'a> {
     bound: &'a Bound,
-    tried: &'a [usize],
+    /// If some endpoint may be in its warm-up window.
+    now: Option<Instant>,
 }
 
 impl balance::Live for Picture<'_> {
@@ -326,8 +353,18 @@ impl balance::Live for Picture<'_> {
         self.bound.watch.as_ref().is_none_or(|watch| watch.is_available(endpoint))
     }
 
-    fn was_tried(&self, endpoint: usize) -> bool {
-        self.tried.contains(&endpoint)
+    fn are_all_available(&self) -> bool {
+        self.bound.watch.as_ref().is_none_or(Watch::are_all_available)
+    }
+
+    fn is_warming(&self) -> bool {
+        self.now.is_some()
+    }
+
+    fn age(&self, endpoint: usize) -> Duration {
+        self.now.map_or(Duration::MAX, |now| {
+            self.bound.warming.as_ref().map_or(Duration::MAX, |it| it.age(endpoint, now))
+        })
     }
 }
 

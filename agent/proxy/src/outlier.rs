@@ -6,6 +6,7 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
@@ -43,11 +44,17 @@ struct Shared {
     source: Arc<str>,
     cluster: ClusterKey,
     detector: Mutex<Detector>,
+    /// How many endpoints are out.
+    out: AtomicUsize,
 }
 
 impl Shared {
     fn detector(&self) -> MutexGuard<'_, Detector> {
         self.detector.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    fn count(&self, detector: &Detector) {
+        self.out.store(detector.ejected().count(), Ordering::Relaxed);
     }
 }
 
@@ -69,7 +76,8 @@ impl OutlierRegistry {
         let key = (source.clone(), cluster.key.clone());
         let new = || {
             let detector = Mutex::new(Detector::new(settings.clone(), now));
-            Arc::new(Shared { source: source.clone(), cluster: cluster.key.clone(), detector })
+            let out = AtomicUsize::new(0);
+            Arc::new(Shared { source: source.clone(), cluster: cluster.key.clone(), detector, out })
         };
         let shared = self.all().entry(key).or_insert_with(new).clone();
         let members = shared.detector().join(&settings, generation, addresses, now);
@@ -82,6 +90,7 @@ impl OutlierRegistry {
         self.all().retain(|_, shared| {
             let mut detector = shared.detector();
             returned.extend(detector.sweep(now).into_iter().map(|address| (shared.clone(), address)));
+            shared.count(&detector);
             Arc::strong_count(shared) > 1 || detector.has_history()
         });
         for (shared, address) in returned {
@@ -126,6 +135,11 @@ impl Watch {
         self.members.get(endpoint).is_none_or(|health| !health.is_ejected())
     }
 
+    /// Whether nobody is left out.
+    pub(crate) fn are_all_available(&self) -> bool {
+        self.shared.out.load(Ordering::Relaxed) == 0
+    }
+
     /// A try at `endpoint`, which is at `address`, told this.
     pub(crate) fn report(&self, shard: &Shard, endpoint: usize, address: SocketAddr, sign: Sign) {
         let Some(health) = self.members.get(endpoint) else { return };
@@ -136,7 +150,10 @@ impl Watch {
 
     #[cold]
     fn eject(&self, shard: &Shard, address: SocketAddr, cause: Cause) {
-        let verdict = self.shared.detector().eject(address, cause, &self.members, Instant::now());
+        let mut detector = self.shared.detector();
+        let verdict = detector.eject(address, cause, &self.members, Instant::now());
+        self.shared.count(&detector);
+        drop(detector);
         match verdict {
             Verdict::Ejected { length, ejections } => {
                 shard.count(match cause {
@@ -171,6 +188,7 @@ mod tests {
             endpoints: Arc::from([]),
             excluded: Arc::from([]),
             policy: Policy { outlier_detection: settings, ..Policy::default() },
+            spread: undermesh_core::balance::Spread::default(),
             availability: undermesh_core::cluster::Availability::Known,
             service: None,
         }
@@ -201,6 +219,7 @@ mod tests {
         let (mine, also_mine, theirs) = (watch("default/a"), watch("default/a"), watch("default/b"));
         mine.report(&Shard::default(), 0, ADDRESS, Sign::Failed);
         assert!(!mine.is_available(0) && !also_mine.is_available(0) && theirs.is_available(0));
+        assert!(!also_mine.are_all_available() && theirs.are_all_available());
         let rows = registry.rows(Instant::now());
         assert_eq!(rows.iter().map(|row| &*row.source).collect::<Vec<_>>(), ["default/a"]);
     }

@@ -13,6 +13,7 @@ use std::cell::RefCell;
 use std::rc::Rc;
 use std::time::Duration;
 
+use undermesh_core::balance::Hashed;
 use undermesh_core::cluster::{Cluster, UpstreamProtocol};
 use undermesh_core::edits::Edits;
 use undermesh_core::route::{self, Abort, Decision, Facts, GrpcStatus, HttpTable, Outcome, Route};
@@ -47,6 +48,8 @@ pub(crate) struct Plan {
     bound: Option<Rc<Bound>>,
     /// The body of a redirect is empty; this is its location.
     location: Option<(u16, Vec<u8>)>,
+    /// Where consistent hashing sends the request.
+    pub hashed: Option<Hashed>,
     /// Which version to speak upstream.
     pub upstream: UpstreamProtocol,
     /// The copies to send beside it.
@@ -117,6 +120,8 @@ impl RequestPath for HttpPath {
             meta.upgrade.is_some_and(|protocol| !protocol.eq_ignore_ascii_case("websocket"));
         let will_forward = bound.is_some() && decision.abort.is_none() && !is_upgrade_refused;
         let mut location = None;
+        let hashed =
+            bound.as_ref().filter(|_| will_forward).and_then(|bound| self.hashed(&bound.cluster, head));
         if will_forward {
             // As in Envoy the rule has the last word, also about these.
             self.proxy_headers(head, request_id, edits);
@@ -132,7 +137,7 @@ impl RequestPath for HttpPath {
             location = route::redirect(table, &decision, head, &mut text).map(|code| (code, text));
         }
         let mirroring = if will_forward && meta.upgrade.is_none() {
-            self.mirroring(&outlet, &decision, head.version())
+            self.mirroring(&outlet, &decision, head)
         } else {
             None
         };
@@ -161,7 +166,8 @@ impl RequestPath for HttpPath {
             head.is_grpc(),
         );
         record.cors = cors;
-        let plan = Plan { record, is_idempotent, is_upgrade_refused, bound, location, upstream, mirroring };
+        let plan =
+            Plan { record, is_idempotent, is_upgrade_refused, bound, location, hashed, upstream, mirroring };
         (plan, stage)
     }
 
@@ -239,13 +245,26 @@ impl RequestPath for HttpPath {
 
 impl HttpPath {
     /// The copies of a request that is forwarded.
-    fn mirroring(&self, outlet: &Outlet, decision: &Decision, client: HttpVersion) -> Option<Box<Mirroring>> {
+    fn mirroring(
+        &self,
+        outlet: &Outlet,
+        decision: &Decision,
+        head: &impl RequestView,
+    ) -> Option<Box<Mirroring>> {
         let mut rng = self.worker.rng.borrow_mut();
         let targets = route::mirrors(outlet.http(), decision, &mut *rng).map(|mirror| mirror::Target {
             bound: self.caller.bind(outlet, &mirror.cluster),
-            protocol: upstream_protocol(&mirror.cluster, client),
+            protocol: upstream_protocol(&mirror.cluster, head.version()),
+            hash: self.hashed(&mirror.cluster, head).map(|hashed| hashed.hash),
         });
         Mirroring::new(targets.collect(), &self.worker.copies)
+    }
+
+    /// Where consistent hashing sends a request, by its head as it came.
+    fn hashed(&self, cluster: &Cluster, head: &impl RequestView) -> Option<Hashed> {
+        let key = cluster.policy.consistent_hash.as_ref()?.key.as_ref()?;
+        let source = self.caller.source_ip(self.peer, self.target);
+        key.of_request(head, source, (self.peer.remote, self.peer.dialled))
     }
 
     /// What `%...%` in header values may ask for.

@@ -212,6 +212,7 @@ impl Worker {
             caller.sweep(now, generation);
         }
         if self.index == 0 {
+            self.shared.gauges.acquaintances.follow(&self.snapshot(), now);
             self.shared.gauges.sweep();
         }
     }

@@ -123,7 +123,6 @@ impl Raw for RawService {
                 "a service of type ExternalName needs an externalName",
             ));
         }
-        let distribution = meta.annotations.get("networking.istio.io/traffic-distribution").cloned();
         Ok(Service {
             service_type,
             cluster_ips,
@@ -132,15 +131,10 @@ impl Raw for RawService {
             // Kubernetes ignores the selector of an ExternalName service.
             selector: if is_alias { BTreeMap::new() } else { spec.selector },
             external_name: is_alias.then_some(spec.external_name),
-            traffic_distribution: distribution.or(spec.traffic_distribution).and_then(|text| {
-                match text.as_str() {
-                    "PreferClose" | "PreferSameZone" => Some(TrafficDistribution::PreferSameZone),
-                    "PreferSameNode" => Some(TrafficDistribution::PreferSameNode),
-                    "Any" => Some(TrafficDistribution::Any),
-                    // Kubernetes: an implementation ignores values it does not know.
-                    _ => None,
-                }
-            }),
+            traffic_distribution: TrafficDistribution::of(
+                &meta.annotations,
+                spec.traffic_distribution.as_deref(),
+            ),
             publish_not_ready_addresses: spec.publish_not_ready_addresses,
             internal_traffic_is_local: spec.internal_traffic_policy == "Local",
         })

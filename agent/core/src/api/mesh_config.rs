@@ -8,7 +8,7 @@ use serde::Deserialize;
 use super::destination_rule::TrafficPolicy;
 use super::duration::Duration;
 use super::http_route::HttpRetry;
-use super::load_balancer::LocalityLbSetting;
+use super::load_balancer::{LocalityLbSetting, ZoneAwareLbSetting};
 use super::meta::Kinded;
 use super::sidecar::OutboundTrafficPolicy;
 
@@ -30,6 +30,8 @@ pub struct MeshConfig {
     pub default_destination_rule_export_to: Vec<String>,
     /// Absent: enabled, by locality.
     pub locality_lb_setting: Option<LocalityLbSetting>,
+    /// In place of `locality_lb_setting`.
+    pub zone_aware_lb_setting: Option<ZoneAwareLbSetting>,
     /// Default 10 s.
     pub connect_timeout: Option<Duration>,
     /// For rules without `retries`.

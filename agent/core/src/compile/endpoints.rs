@@ -31,8 +31,8 @@ impl Endpoints {
                 self.usable.push(endpoint);
             }
             Some(why) => {
-                let Endpoint { id, address, labels, .. } = endpoint;
-                self.excluded.push(ExcludedEndpoint { id, address, labels, why });
+                let Endpoint { id, address, labels, locality, .. } = endpoint;
+                self.excluded.push(ExcludedEndpoint { id, address, labels, locality, why });
             }
         }
     }

@@ -365,7 +365,7 @@ pub(super) fn retry_policy(written: &HttpRetry, default: &RetryPolicy) -> RetryP
             RetryOn::parse(&written.retry_on).0
         },
         back_off: positive(written.backoff).map_or(default.back_off, BackOff::new),
-        ignore_previous_hosts: written.retry_ignore_previous_hosts.unwrap_or(true),
+        ignore_previous_hosts: written.retry_ignore_previous_hosts,
         remote_localities: written.retry_remote_localities.unwrap_or(false),
     }
 }

@@ -41,6 +41,8 @@ pub(super) fn compile(inputs: &Inputs, diagnostics: &mut Vec<Diagnostic>) -> Mes
             .clone()
             .map(|policy| (policy, origin("defaultTrafficPolicy"))),
         upgrades_to_http2: config.h2_upgrade_policy == MeshH2UpgradePolicy::Upgrade,
+        locality: config.locality_lb_setting.clone().unwrap_or_default(),
+        zone_aware: config.zone_aware_lb_setting.clone(),
         normalization: match config.path_normalization.as_ref().map(|it| it.normalization).unwrap_or_default()
         {
             NormalizationType::Default | NormalizationType::Base => Normalization::Base,

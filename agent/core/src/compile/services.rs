@@ -12,7 +12,7 @@ use crate::cluster::{Discovery, DnsEndpoint, ServiceRef};
 use crate::diagnostic::{Code, Diagnostic, Severity};
 use crate::host::{Cidr, HostKey};
 use crate::inputs::Inputs;
-use crate::inventory::{self, Protocol, ServiceType, Transport};
+use crate::inventory::{self, Protocol, ServiceType, TrafficDistribution, Transport};
 use crate::snapshot::{Registry, Service, ServiceKind, ServicePort, State, Visibility};
 
 /// Who may see a Service that Kubernetes has no field for.
@@ -95,6 +95,7 @@ fn kubernetes<'a>(
         addresses: spec.cluster_ips.iter().map(|address| address.to_canonical()).collect(),
         ranges: Vec::new(),
         is_external: false,
+        traffic_distribution: spec.traffic_distribution,
         visibility: Visibility::of(&export_to, &meta.namespace, &state.mesh.service_export),
         kind,
         host,
@@ -119,6 +120,7 @@ fn service_entry(entry: &Resource<ServiceEntry>, host: &str, finder: &Finder<'_>
         ranges,
         ports: spec.ports.iter().filter_map(|port| entry_port(entry, host, port, finder)).collect(),
         is_external: spec.location == Location::MeshExternal,
+        traffic_distribution: TrafficDistribution::of(&meta.annotations, None),
         key: HostKey::parse(host),
         visibility: Visibility::of(&spec.export_to, &meta.namespace, &state.mesh.service_export),
     }

@@ -18,7 +18,6 @@ struct Table {
 const TLS: Coverage =
     Refused("TLS towards services is not originated yet; nothing is sent in clear text instead");
 const NO_SIDECAR: Coverage = Warned("there is no sidecar whose listener this could be");
-const LOCALITY: Coverage = Warned("locality is not looked at yet: all endpoints are equal");
 const IDENTITY: Coverage = Warned("workloads have no identity yet");
 const SERVER_TLS: Coverage = Warned("TLS is not terminated yet: nothing is served for this server");
 
@@ -110,6 +109,7 @@ const VIRTUAL_SERVICE: Table = Table {
         "http[].retries.perTryTimeout",
         "http[].retries.retryOn",
         "http[].retries.retryIgnorePreviousHosts",
+        "http[].retries.retryRemoteLocalities",
         "http[].retries.backoff",
         "http[].fault",
         "http[].fault.delay",
@@ -182,7 +182,6 @@ const VIRTUAL_SERVICE: Table = Table {
     ],
     others: &[
         ("http[].match[].statPrefix", Warned("there are no statistics of single conditions")),
-        ("http[].retries.retryRemoteLocalities", LOCALITY),
         ("http[].fault.delay.exponentialDelay", Warned("Istio has never implemented it")),
         ("http[].fault.abort.http2Error", Warned("Istio has never implemented it")),
         ("tcp[].match[].sourceSubnet", Warned("Istio has never implemented it")),
@@ -210,6 +209,43 @@ const DESTINATION_RULE: Table = Table {
         "trafficPolicy.portLevelSettings[].port.number",
         "trafficPolicy.loadBalancer",
         "trafficPolicy.loadBalancer.simple",
+        "trafficPolicy.loadBalancer.consistentHash",
+        "trafficPolicy.loadBalancer.consistentHash.httpHeaderName",
+        "trafficPolicy.loadBalancer.consistentHash.httpCookie",
+        "trafficPolicy.loadBalancer.consistentHash.httpCookie.name",
+        "trafficPolicy.loadBalancer.consistentHash.httpCookie.path",
+        "trafficPolicy.loadBalancer.consistentHash.httpCookie.ttl",
+        "trafficPolicy.loadBalancer.consistentHash.httpCookie.attributes",
+        "trafficPolicy.loadBalancer.consistentHash.httpCookie.attributes[].name",
+        "trafficPolicy.loadBalancer.consistentHash.httpCookie.attributes[].value",
+        "trafficPolicy.loadBalancer.consistentHash.useSourceIp",
+        "trafficPolicy.loadBalancer.consistentHash.httpQueryParameterName",
+        "trafficPolicy.loadBalancer.consistentHash.ringHash",
+        "trafficPolicy.loadBalancer.consistentHash.ringHash.minimumRingSize",
+        "trafficPolicy.loadBalancer.consistentHash.maglev",
+        "trafficPolicy.loadBalancer.consistentHash.maglev.tableSize",
+        "trafficPolicy.loadBalancer.consistentHash.minimumRingSize",
+        "trafficPolicy.loadBalancer.localityLbSetting",
+        "trafficPolicy.loadBalancer.localityLbSetting.enabled",
+        "trafficPolicy.loadBalancer.localityLbSetting.distribute",
+        "trafficPolicy.loadBalancer.localityLbSetting.distribute[].from",
+        "trafficPolicy.loadBalancer.localityLbSetting.distribute[].to",
+        "trafficPolicy.loadBalancer.localityLbSetting.failover",
+        "trafficPolicy.loadBalancer.localityLbSetting.failover[].from",
+        "trafficPolicy.loadBalancer.localityLbSetting.failover[].to",
+        "trafficPolicy.loadBalancer.localityLbSetting.failoverPriority",
+        "trafficPolicy.loadBalancer.zoneAwareLbSetting",
+        "trafficPolicy.loadBalancer.zoneAwareLbSetting.enabled",
+        "trafficPolicy.loadBalancer.zoneAwareLbSetting.failover",
+        "trafficPolicy.loadBalancer.zoneAwareLbSetting.failover[].from",
+        "trafficPolicy.loadBalancer.zoneAwareLbSetting.failover[].to",
+        "trafficPolicy.loadBalancer.zoneAwareLbSetting.failoverPriority",
+        "trafficPolicy.loadBalancer.zoneAwareLbSetting.minClusterSize",
+        "trafficPolicy.loadBalancer.warmup",
+        "trafficPolicy.loadBalancer.warmup.duration",
+        "trafficPolicy.loadBalancer.warmup.minimumPercent",
+        "trafficPolicy.loadBalancer.warmup.aggression",
+        "trafficPolicy.loadBalancer.warmupDurationSecs",
         "trafficPolicy.connectionPool",
         "trafficPolicy.connectionPool.tcp",
         "trafficPolicy.connectionPool.tcp.maxConnections",
@@ -240,6 +276,7 @@ const DESTINATION_RULE: Table = Table {
         "trafficPolicy.outlierDetection.interval",
         "trafficPolicy.outlierDetection.baseEjectionTime",
         "trafficPolicy.outlierDetection.maxEjectionPercent",
+        "trafficPolicy.outlierDetection.minHealthPercent",
         "trafficPolicy.outlierDetection.outlierDetectionHttpErrorCodes",
         "trafficPolicy.retryBudget",
         "trafficPolicy.retryBudget.percent",
@@ -249,21 +286,6 @@ const DESTINATION_RULE: Table = Table {
         "trafficPolicy.tls.mode",
     ],
     others: &[
-        ("trafficPolicy.loadBalancer.consistentHash", Warned("not enforced yet: LEAST_REQUEST in its place")),
-        ("trafficPolicy.loadBalancer.localityLbSetting", LOCALITY),
-        ("trafficPolicy.loadBalancer.zoneAwareLbSetting", LOCALITY),
-        (
-            "trafficPolicy.loadBalancer.warmup",
-            Warned("not enforced yet: new endpoints get their full share at once"),
-        ),
-        (
-            "trafficPolicy.loadBalancer.warmupDurationSecs",
-            Warned("not enforced yet: new endpoints get their full share at once"),
-        ),
-        (
-            "trafficPolicy.outlierDetection.minHealthPercent",
-            Warned("not enforced yet: ejected endpoints stay out"),
-        ),
         (
             "trafficPolicy.outlierDetection.consecutiveErrors",
             Warned("deprecated, without effect as in Istio"),
@@ -363,10 +385,9 @@ const SERVICE_ENTRY: Table = Table {
 
 const WORKLOAD_ENTRY: Table = Table {
     whole: Enforced,
-    enforced: &["address", "ports", "labels", "weight"],
+    enforced: &["address", "ports", "labels", "locality", "weight"],
     others: &[
         ("network", Warned("all endpoints are taken to be reachable directly")),
-        ("locality", LOCALITY),
         ("serviceAccount", IDENTITY),
     ],
     values: &[],
@@ -409,6 +430,8 @@ const MESH: Table = Table {
         "defaultServiceExportTo",
         "defaultVirtualServiceExportTo",
         "defaultDestinationRuleExportTo",
+        "localityLbSetting",
+        "zoneAwareLbSetting",
         "connectTimeout",
         "defaultHttpRetryPolicy",
         "defaultTrafficPolicy",
@@ -424,7 +447,6 @@ const MESH: Table = Table {
             "outboundTrafficPolicy.egressProxy",
             Warned("unknown destinations are passed through, not to a proxy"),
         ),
-        ("localityLbSetting", LOCALITY),
         ("gatewayTopology", Warned("not enforced yet: no proxy in front of a gateway is trusted")),
         (
             "defaultConfig.gatewayTopology",
@@ -507,10 +529,22 @@ fn table(kind: &str) -> Option<&'static Table> {
 fn canonical<'a>(kind: &'a str, pattern: &str) -> (&'a str, String) {
     let mut kind = kind;
     let mut pattern = pattern.to_owned();
-    const SAME: [(&str, &str, &str, &str); 6] = [
+    const SAME: [(&str, &str, &str, &str); 8] = [
         ("VirtualService", "http[].route[].headers.", "VirtualService", "http[].headers."),
         ("DestinationRule", "subsets[].trafficPolicy.", "DestinationRule", "trafficPolicy."),
         (MESH_CONFIG, "defaultTrafficPolicy.", "DestinationRule", "trafficPolicy."),
+        (
+            MESH_CONFIG,
+            "localityLbSetting.",
+            "DestinationRule",
+            "trafficPolicy.loadBalancer.localityLbSetting.",
+        ),
+        (
+            MESH_CONFIG,
+            "zoneAwareLbSetting.",
+            "DestinationRule",
+            "trafficPolicy.loadBalancer.zoneAwareLbSetting.",
+        ),
         (MESH_CONFIG, "defaultHttpRetryPolicy.", "VirtualService", "http[].retries."),
         ("ServiceEntry", "endpoints[].", "WorkloadEntry", ""),
         ("DestinationRule", "trafficPolicy.portLevelSettings[].", "DestinationRule", "trafficPolicy."),

@@ -83,10 +83,7 @@ fn what_is_written_and_not_enforced_is_said() {
             policy(
                 json!({"outlierDetection": {"consecutiveErrors": 1, "interval": "1s"}, "loadBalancer": {"localityLbSetting": {"enabled": true}}}),
             ),
-            vec![
-                warning("spec.trafficPolicy.loadBalancer.localityLbSetting"),
-                warning("spec.trafficPolicy.outlierDetection.consecutiveErrors"),
-            ],
+            vec![warning("spec.trafficPolicy.outlierDetection.consecutiveErrors")],
         ),
         ("DestinationRule", policy(json!({"tls": {"mode": "DISABLE"}})), vec![]),
         (
@@ -114,8 +111,8 @@ fn what_is_written_and_not_enforced_is_said() {
         ("ServiceEntry", json!({"resolution": "STATIC", "location": "MESH_EXTERNAL"}), vec![]),
         (
             "ServiceEntry",
-            json!({"resolution": "DNS", "endpoints": [{"locality": "a"}]}),
-            vec![warning("spec.endpoints[0].locality"), warning("spec.resolution")],
+            json!({"resolution": "DNS", "endpoints": [{"locality": "a", "network": "n"}]}),
+            vec![warning("spec.endpoints[0].network"), warning("spec.resolution")],
         ),
     ] {
         assert_eq!(said(kind, &spec), want, "{kind} {spec}");

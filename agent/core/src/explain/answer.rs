@@ -123,10 +123,12 @@ impl Answer {
         });
     }
 
-    /// The destinations, and with them the policy and what fails for certain. `edits` says what changes for each.
+    /// The destinations, and with them the policy and what fails for certain. `key` says where consistent hashing sends the
+    /// request, `edits` what changes for each.
     pub(super) fn destinations(
         &mut self,
         destinations: &[WeightedDestination],
+        mut key: impl FnMut(&Cluster) -> Key,
         edits: impl Fn(u16) -> (Option<RequestAnswer>, Option<ResponseAnswer>),
     ) {
         let total: f64 = destinations.iter().map(|it| f64::from(it.weight)).sum();
@@ -138,6 +140,7 @@ impl Answer {
                 _ => f64::from(destination.weight) / total,
             };
             let (request, response) = edits(index);
+            let key = key(cluster);
             self.explanation.destinations.push(Destination {
                 host: cluster.key.host.to_string(),
                 subset: subset(cluster),
@@ -151,9 +154,9 @@ impl Answer {
                     Discovery::OriginalDestination => "original_destination",
                     Discovery::Dns(_) | Discovery::DynamicDns(_) => "dns",
                 },
-                endpoints: endpoints(cluster),
+                endpoints: endpoints(cluster, key.hash),
                 balancer: cluster.policy.balancer.as_str(),
-                hash_key: None,
+                hash_key: key.name,
                 request,
                 response,
             });
@@ -192,24 +195,40 @@ fn subset(cluster: &Cluster) -> Option<String> {
     Some(cluster.key.subset.to_string()).filter(|subset| !subset.is_empty())
 }
 
-fn endpoints(cluster: &Cluster) -> Vec<EndpointAnswer> {
-    let total: f64 = cluster.endpoints.iter().map(|it| f64::from(it.weight)).sum();
-    let usable = cluster.endpoints.iter().map(|endpoint| EndpointAnswer {
-        id: endpoint.id.to_string(),
-        address: endpoint.address.ip().to_string(),
-        port: endpoint.address.port(),
-        labels: BTreeMap::clone(&endpoint.labels),
-        locality: endpoint.locality.to_string(),
-        share: f64::from(endpoint.weight) / total,
-        excluded: None,
-    });
+/// What consistent hashing makes of a request.
+#[derive(Default)]
+pub(super) struct Key {
+    /// What it goes by, if the request has it.
+    pub(super) name: Option<String>,
+    /// Its hash, if the key is known before the request is made.
+    pub(super) hash: Option<u64>,
+}
+
+fn endpoints(cluster: &Cluster, hash: Option<u64>) -> Vec<EndpointAnswer> {
+    let shares = cluster.spread.shares(&cluster.endpoints, hash);
+    let usable =
+        cluster.endpoints.iter().zip(shares).enumerate().map(|(index, (endpoint, share))| EndpointAnswer {
+            id: endpoint.id.to_string(),
+            address: endpoint.address.ip().to_string(),
+            port: endpoint.address.port(),
+            labels: BTreeMap::clone(&endpoint.labels),
+            locality: endpoint.locality.to_string(),
+            share,
+            priority: cluster.spread.priority(index),
+            excluded: cluster
+                .spread
+                .priority(index)
+                .filter(|&it| it > 0)
+                .map(|_| "stands by for nearer endpoints"),
+        });
     let excluded = cluster.excluded.iter().map(|endpoint| EndpointAnswer {
         id: endpoint.id.to_string(),
         address: endpoint.address.ip().to_string(),
         port: endpoint.address.port(),
         labels: BTreeMap::clone(&endpoint.labels),
-        locality: String::new(),
+        locality: endpoint.locality.to_string(),
         share: 0.0,
+        priority: None,
         excluded: Some(endpoint.why),
     });
     let named = match &cluster.discovery {
@@ -224,6 +243,7 @@ fn endpoints(cluster: &Cluster) -> Vec<EndpointAnswer> {
         labels: BTreeMap::new(),
         locality: String::new(),
         share: f64::from(name.weight) / total,
+        priority: None,
         excluded: None,
     });
     usable.chain(excluded).chain(named).collect()

@@ -160,7 +160,7 @@ pub struct Destination {
     pub endpoints: Vec<EndpointAnswer>,
     /// Istio's name of the algorithm.
     pub balancer: &'static str,
-    /// What consistent hashing goes by; not enforced yet.
+    /// What consistent hashing goes by; `null` if the request lacks it, so that any endpoint may be chosen.
     pub hash_key: Option<String>,
     /// What the upstream will see.
     pub request: Option<RequestAnswer>,
@@ -181,8 +181,12 @@ pub struct EndpointAnswer {
     pub labels: BTreeMap<String, String>,
     /// `region/zone/subzone`.
     pub locality: String,
-    /// Of the destination's requests, all endpoints being equally busy.
+    /// Of the destination's requests, all endpoints being healthy and equally busy. With a hash key that is known: of requests
+    /// with this key.
     pub share: f64,
+    /// If locality makes a difference: 0 is used while it can carry the load, then 1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub priority: Option<usize>,
     /// Why it gets nothing.
     pub excluded: Option<&'static str>,
 }

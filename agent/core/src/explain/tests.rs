@@ -95,6 +95,61 @@ fn what_we_answer_ourselves_has_status_and_flag() {
     }
 }
 
+fn rule(policy: &str) -> String {
+    format!(
+        "{{apiVersion: networking.istio.io/v1, kind: DestinationRule, metadata: {{name: r, namespace: shop}}, spec: {{host: catalog, trafficPolicy: {policy}}}}}"
+    )
+}
+
+fn shares(answer: &Value) -> Vec<f64> {
+    let endpoints = answer["destinations"][0]["endpoints"].as_array().expect("endpoints");
+    endpoints.iter().map(|it| it["share"].as_f64().expect("a share")).collect()
+}
+
+#[test]
+fn a_hash_key_leads_to_one_endpoint_and_a_missing_one_to_any() {
+    let hashing =
+        rule("{loadBalancer: {consistentHash: {httpHeaderName: X-User, maglev: {tableSize: 251}}}}");
+    let mut request = catalog();
+    let answer = ask(&[REGISTRY, &hashing], request.clone());
+    let said = |answer: &Value| {
+        let destination = &answer["destinations"][0];
+        (destination["balancer"].clone(), destination["hash_key"].clone())
+    };
+    assert_eq!(said(&answer), (json!("MAGLEV"), json!(null)));
+    assert_eq!(shares(&answer), [0.5, 0.5]);
+    request["headers"] = json!({"x-user": ["jason"]});
+    let answer = ask(&[REGISTRY, &hashing], request.clone());
+    assert_eq!(said(&answer), (json!("MAGLEV"), json!("httpHeaderName x-user")));
+    let mut got = shares(&answer);
+    got.sort_by(f64::total_cmp);
+    assert_eq!(got, [0.0, 1.0]);
+    // A cookie that will be made leads somewhere, but nobody knows yet where.
+    let hashing = rule("{loadBalancer: {consistentHash: {httpCookie: {name: user, ttl: 0s}}}}");
+    let answer = ask(&[REGISTRY, &hashing], request);
+    assert_eq!(said(&answer), (json!("RING_HASH"), json!("httpCookie user")));
+    assert_eq!(shares(&answer), [0.5, 0.5]);
+}
+
+#[test]
+fn endpoints_of_a_lower_priority_stand_by() {
+    let locality =
+        rule("{outlierDetection: {}, loadBalancer: {localityLbSetting: {failoverPriority: [version=v2]}}}");
+    let answer = ask(&[REGISTRY, &locality], catalog());
+    let endpoints = &answer["destinations"][0]["endpoints"];
+    assert_eq!(
+        (&endpoints[0]["id"], &endpoints[0]["priority"], &endpoints[0]["share"], &endpoints[0]["excluded"]),
+        (&json!("catalog-2"), &json!(0), &json!(1.0), &json!(null))
+    );
+    assert_eq!(
+        (&endpoints[1]["id"], &endpoints[1]["priority"], &endpoints[1]["share"], &endpoints[1]["excluded"]),
+        (&json!("catalog-1"), &json!(1), &json!(0.0), &json!("stands by for nearer endpoints"))
+    );
+    // Nobody would ever be ejected.
+    let without = rule("{loadBalancer: {localityLbSetting: {failoverPriority: [version=v2]}}}");
+    assert_eq!(shares(&ask(&[REGISTRY, &without], catalog())), [0.5, 0.5]);
+}
+
 #[test]
 fn an_address_nobody_captures_is_not_touched() {
     let answer =

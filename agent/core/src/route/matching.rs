@@ -194,7 +194,7 @@ pub(super) fn path(target: &str) -> &str {
 }
 
 /// The raw first value of a query parameter; empty if it has none.
-fn query_value<'a>(target: &'a str, name: &str) -> Option<&'a str> {
+pub(crate) fn query_value<'a>(target: &'a str, name: &str) -> Option<&'a str> {
     let (_, query) = target.split_once('?')?;
     query.split('&').find_map(|pair| {
         let (key, value) = pair.split_once('=').unwrap_or((pair, ""));

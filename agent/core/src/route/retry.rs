@@ -19,8 +19,8 @@ pub struct RetryPolicy {
     pub retry_on: RetryOn,
     /// The wait before a retry.
     pub back_off: BackOff,
-    /// Prefer endpoints not tried yet.
-    pub ignore_previous_hosts: bool,
+    /// Prefer endpoints not tried yet; `None`: yes, unless the cluster hashes consistently.
+    pub ignore_previous_hosts: Option<bool>,
     /// Move to other localities after two tries.
     pub remote_localities: bool,
 }
@@ -56,7 +56,7 @@ impl Default for RetryPolicy {
                 codes: Vec::new(),
             },
             back_off: BackOff::default(),
-            ignore_previous_hosts: true,
+            ignore_previous_hosts: None,
             remote_localities: false,
         }
     }

@@ -3,6 +3,7 @@
 //! Blocks replace one another whole and never merge field by field (Istio: `MergeTrafficPolicy`).
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::destination_rules::SourcedPolicy;
@@ -11,10 +12,13 @@ use crate::api::destination_rule::{
     ClientTlsMode, ClientTlsSettings, OutlierDetection, ProxyProtocol, TrafficPolicy, TunnelSettings,
 };
 use crate::api::duration;
-use crate::api::load_balancer::{LoadBalancerSettings, SimpleLb};
+use crate::api::load_balancer::{ConsistentHashLb, LoadBalancerSettings, SimpleLb};
 use crate::cluster::UpstreamProtocol;
 use crate::inventory::Protocol;
-use crate::policy::{self, Balancer, ConnectionPool, Policy, PolicyOrigin, TcpKeepalive};
+use crate::policy::{
+    self, Balancer, ConnectionPool, ConsistentHash, HashCookie, HashKey, HashTable, Policy, PolicyOrigin,
+    TcpKeepalive, Warmup,
+};
 
 /// The blocks of a policy, each from one place.
 #[derive(Default)]
@@ -91,7 +95,17 @@ impl<'a> Blocks<'a> {
         }
     }
 
+    pub(super) fn load_balancer(&self) -> Option<&'a LoadBalancerSettings> {
+        self.load_balancer
+    }
+
     pub(super) fn balancer(&self) -> Balancer {
+        // Whatever `simple` says (admission keeps them apart).
+        match self.load_balancer.and_then(|settings| settings.consistent_hash.as_ref()) {
+            Some(hash) if hash.maglev.is_some() => return Balancer::Maglev,
+            Some(_) => return Balancer::RingHash,
+            None => {}
+        }
         match self.load_balancer.and_then(|settings| settings.simple) {
             Some(SimpleLb::RoundRobin) => Balancer::RoundRobin,
             Some(SimpleLb::Random) => Balancer::Random,
@@ -135,6 +149,14 @@ impl<'a> Blocks<'a> {
     pub(super) fn policy(self, balancer: Balancer, connect_timeout: Duration) -> Policy {
         Policy {
             balancer,
+            consistent_hash: self
+                .load_balancer
+                .and_then(|settings| settings.consistent_hash.as_ref())
+                .map(|hash| Arc::new(consistent_hash(hash))),
+            warmup: self
+                .load_balancer
+                .and_then(warmup)
+                .filter(|_| matches!(balancer, Balancer::RoundRobin | Balancer::LeastRequest)),
             connection_pool: connection_pool(self.connection_pool, connect_timeout),
             outlier_detection: self.outlier_detection.map(outlier_detection),
             retry_budget: self.retry_budget.map(|budget| policy::RetryBudget {
@@ -159,6 +181,44 @@ fn limit(value: i32) -> u32 {
 /// 0 switches an idle time-out off.
 fn idle(value: Option<duration::Duration>, default: Option<Duration>) -> Option<Duration> {
     value.map_or(default, |value| Some(value.get()).filter(|value| !value.is_zero()))
+}
+
+/// A size that is not given, or 0, is Envoy's default.
+fn consistent_hash(settings: &ConsistentHashLb) -> ConsistentHash {
+    let size = |size: u64, default| if size == 0 { default } else { size };
+    let table = match (&settings.maglev, &settings.ring_hash) {
+        (Some(maglev), _) => HashTable::Maglev { size: size(maglev.table_size, 65537) },
+        (None, Some(ring)) => HashTable::Ring { minimum_size: size(ring.minimum_ring_size, 1024) },
+        (None, None) => HashTable::Ring { minimum_size: size(settings.minimum_ring_size, 1024) },
+    };
+    let key = if let Some(name) = settings.http_header_name.as_ref().filter(|name| !name.is_empty()) {
+        Some(HashKey::Header(name.to_ascii_lowercase().into()))
+    } else if let Some(cookie) = &settings.http_cookie {
+        let attributes =
+            cookie.attributes.iter().map(|it| (it.name.as_str().into(), it.value.as_str().into()));
+        Some(HashKey::Cookie(HashCookie {
+            name: cookie.name.as_str().into(),
+            ttl: cookie.ttl.map(duration::Duration::get),
+            path: cookie.path.as_str().into(),
+            attributes: attributes.collect(),
+        }))
+    } else if settings.use_source_ip == Some(true) {
+        Some(HashKey::SourceIp)
+    } else {
+        let name = settings.http_query_parameter_name.as_ref().filter(|name| !name.is_empty());
+        name.map(|name| HashKey::QueryParameter(name.as_str().into()))
+    };
+    ConsistentHash { key, table }
+}
+
+fn warmup(settings: &LoadBalancerSettings) -> Option<Warmup> {
+    let written = settings.warmup.as_ref();
+    let duration = written.map_or(settings.warmup_duration_secs, |it| it.duration)?.get();
+    (!duration.is_zero()).then(|| Warmup {
+        duration,
+        minimum_percent: written.and_then(|it| it.minimum_percent).unwrap_or(10.0),
+        aggression: written.and_then(|it| it.aggression).unwrap_or(1.0),
+    })
 }
 
 fn connection_pool(settings: Option<&ConnectionPoolSettings>, connect_timeout: Duration) -> ConnectionPool {

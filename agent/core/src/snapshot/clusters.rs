@@ -6,8 +6,10 @@ use std::sync::Arc;
 
 use super::State;
 use super::blocks::Blocks;
+use super::locality::{self, Setting};
 use super::service::{Service, ServiceKind, ServicePort};
 use super::visibility::Scope;
+use crate::balance::Spread;
 use crate::client::{Client, ClientKind};
 use crate::cluster::{
     Availability, Cluster, ClusterKey, Discovery, DnsEndpoint, Endpoint, ExcludedEndpoint, Missing,
@@ -136,11 +138,23 @@ impl<'a> Clusters<'a> {
             (_, Balancer::Passthrough) => Discovery::OriginalDestination,
             (discovery, _) => discovery.clone(),
         };
-        let (endpoints, excluded) =
+        let (mut endpoints, mut excluded) =
             self.endpoints(service, port, subset.map(|subset| &subset.labels), &discovery);
+        let setting = Setting::in_force(blocks.load_balancer(), service.traffic_distribution, mesh);
         let (protocol, use_client_protocol) = blocks.protocol(port.protocol, mesh.upgrades_to_http2);
         let availability =
             blocks.refusal().map_or(Availability::Known, |why| Availability::Refused(why.into()));
+        let policy = blocks.policy(balancer, mesh.connect_timeout);
+        let panic_percent = policy.outlier_detection.as_ref().map(|it| it.min_health_percent);
+        let clients = if setting.counts_clients() { self.clients_like_this() } else { Vec::new() };
+        let layout = locality::lay_out(setting, &endpoints, self.client, panic_percent, &clients);
+        // Where all are equal, the list is the service's own, shared by all clients.
+        if layout.levels.is_some() || !layout.left_out.is_empty() {
+            let left_out = layout.left_out.iter().map(|it| exclude(it, locality::NOT_DISTRIBUTED));
+            excluded = excluded.iter().cloned().chain(left_out).collect();
+            endpoints = layout.endpoints.into();
+        }
+        let spread = Spread::new(&policy, &endpoints, layout.levels, &self.state.hash_tables);
         Cluster {
             name: Cluster::outbound_name(&key),
             key,
@@ -149,10 +163,19 @@ impl<'a> Clusters<'a> {
             discovery,
             endpoints,
             excluded,
-            policy: blocks.policy(balancer, mesh.connect_timeout),
+            policy,
+            spread,
             availability,
             service: Some(port.service.clone()),
         }
+    }
+
+    /// The localities of the pods of the client's own service, if it belongs to one.
+    fn clients_like_this(&self) -> Vec<&'a str> {
+        let is_client = |endpoint: &Endpoint| self.client.addresses.contains(&endpoint.address.ip());
+        let mut ports = self.state.services.iter().flat_map(|service| &service.ports);
+        let own = ports.find(|port| port.endpoints.iter().any(is_client));
+        own.map_or_else(Vec::new, |port| port.endpoints.iter().map(|it| &*it.locality).collect())
     }
 
     /// The endpoints of a subset (`None`: all).
@@ -205,6 +228,7 @@ fn exclude(endpoint: &Endpoint, why: &'static str) -> ExcludedEndpoint {
         id: endpoint.id.clone(),
         address: endpoint.address,
         labels: endpoint.labels.clone(),
+        locality: endpoint.locality.clone(),
         why,
     }
 }
@@ -219,6 +243,7 @@ fn missing(key: ClusterKey, what: Missing, service: Option<Arc<ServiceRef>>) -> 
         endpoints: Arc::from([]),
         excluded: Arc::from([]),
         policy: Policy::default(),
+        spread: Spread::default(),
         availability: Availability::Missing(what),
         service,
     }

@@ -102,7 +102,28 @@ impl DestinationRules {
         self.by_host.covering(host).flat_map(|positions| self.at(positions))
     }
 
+    /// The hosts of rules that ask for a warm-up somewhere.
+    pub(crate) fn warming_up(&self) -> impl Iterator<Item = &HostKey> {
+        self.rules.iter().filter(|rule| rule.policies().any(has_warmup)).map(|rule| &rule.host)
+    }
+
     fn at<'a>(&'a self, positions: &'a [u32]) -> impl Iterator<Item = &'a CompiledDestinationRule> {
         positions.iter().filter_map(|&position| self.rules.get(position as usize)).map(|rule| &**rule)
     }
+}
+
+impl CompiledDestinationRule {
+    fn policies(&self) -> impl Iterator<Item = &TrafficPolicy> {
+        let of_subsets = self.subsets.iter().filter_map(|subset| subset.policy.as_ref());
+        self.policy.iter().chain(of_subsets).map(|sourced| &sourced.policy)
+    }
+}
+
+fn has_warmup(policy: &TrafficPolicy) -> bool {
+    let of_ports = policy.port_level_settings.iter().filter_map(|port| port.load_balancer.as_ref());
+    policy
+        .load_balancer
+        .iter()
+        .chain(of_ports)
+        .any(|settings| settings.warmup.is_some() || settings.warmup_duration_secs.is_some())
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::visibility::Visibility;
 use crate::api::destination_rule::TrafficPolicy;
+use crate::api::load_balancer::{LocalityLbSetting, ZoneAwareLbSetting};
 use crate::path::Normalization;
 use crate::policy::PolicyOrigin;
 use crate::route::RetryPolicy;
@@ -21,6 +22,10 @@ pub(crate) struct Mesh {
     /// Fills connectionPool and outlierDetection where no rule has them.
     pub(crate) default_policy: Option<(TrafficPolicy, PolicyOrigin)>,
     pub(crate) upgrades_to_http2: bool,
+    /// For services whose rule says nothing about localities.
+    pub(crate) locality: LocalityLbSetting,
+    /// In place of `locality`.
+    pub(crate) zone_aware: Option<ZoneAwareLbSetting>,
     pub(crate) normalization: Normalization,
     pub(crate) service_export: Visibility,
     pub(crate) virtual_service_export: Visibility,
@@ -37,6 +42,8 @@ impl Default for Mesh {
             default_retries: Arc::default(),
             default_policy: None,
             upgrades_to_http2: false,
+            locality: LocalityLbSetting::default(),
+            zone_aware: None,
             normalization: Normalization::Base,
             service_export: Visibility::All,
             virtual_service_export: Visibility::All,

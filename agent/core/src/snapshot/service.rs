@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::visibility::Visibility;
 use crate::cluster::{Discovery, Endpoint, ExcludedEndpoint, ServiceRef};
 use crate::host::{Cidr, HostKey};
-use crate::inventory::Protocol;
+use crate::inventory::{Protocol, TrafficDistribution};
 
 /// Something clients can call.
 #[derive(Debug)]
@@ -25,6 +25,8 @@ pub struct Service {
     pub ranges: Vec<Cidr>,
     /// TCP ports.
     pub ports: Vec<ServicePort>,
+    /// Which endpoints its clients prefer.
+    pub traffic_distribution: Option<TrafficDistribution>,
     /// `MESH_EXTERNAL`.
     pub is_external: bool,
     pub(crate) key: HostKey,

@@ -21,23 +21,12 @@ const NOT_YET: &[(&str, &str)] = &[
     ("authz-deny-all-empty-spec", "authorization is not enforced yet"),
     ("authz-deny-wins", "authorization is not enforced yet"),
     ("authz-source-principal", "authorization is not enforced yet"),
-    ("dr-merge-first-traffic-policy-wins", "consistent hashing is not enforced yet"),
     ("egress-tls-origination", "TLS is not originated yet"),
     ("gw-http10-or-missing-host", "the codec refuses HTTP/1.0, before any decision"),
     ("gw-https-reencrypt", "TLS servers of gateways are not served yet"),
     ("gw-tls-optional-mutual", "TLS servers of gateways are not served yet"),
-    ("hash-cookie-without-ttl-never-generates", "consistent hashing is not enforced yet"),
-    ("hash-header-different-keys-spread", "consistent hashing is not enforced yet"),
-    ("hash-maglev", "consistent hashing is not enforced yet"),
-    ("hash-via-virtualservice-route", "consistent hashing is not enforced yet"),
     ("jwt-invalid-401-missing-passes", "tokens are not verified yet"),
-    ("locality-distribute", "locality is not enforced yet"),
-    ("locality-failover-priority-labels", "locality is not enforced yet"),
-    ("locality-traffic-distribution-same-node", "locality is not enforced yet"),
-    ("port-level-replaces-not-merges", "consistent hashing is not enforced yet"),
     ("se-proxy-protocol-upstream", "the PROXY protocol is not sent yet"),
-    ("subset-inherits-unset-blocks", "consistent hashing is not enforced yet"),
-    ("subset-overrides-top-level-lb", "consistent hashing is not enforced yet"),
 ];
 
 #[test]

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use http::HeaderValue;
 use http::header::CONTENT_TYPE;
+use undermesh_core::balance::Ask;
 use undermesh_core::cluster::{Availability, Discovery, UpstreamProtocol};
 use undermesh_core::outlier::Sign;
 
@@ -80,7 +81,8 @@ async fn deliver(
     let gauges = &bound.neighbour.gauges;
     let _copy = permit(gauges, |gauges| &gauges.copies, MAX_COPIES).ok_or(Unsent::Overflow)?;
     let _active = permit(gauges, |gauges| &gauges.requests, pool.max_requests).ok_or(Unsent::Overflow)?;
-    let index = bound.pick(&[], &mut *worker.rng.borrow_mut()).ok_or(Unsent::Failed)?;
+    let ask = Ask { hash: target.hash, ..Ask::default() };
+    let index = bound.pick(&ask, &mut *worker.rng.borrow_mut()).ok_or(Unsent::Failed)?;
     let endpoint = bound.pools.get(index).ok_or(Unsent::Failed)?;
     let report = |sign| bound.report(&worker.shard, index, sign);
     let mut busy = Busy::new(endpoint.clone());

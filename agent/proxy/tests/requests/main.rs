@@ -9,6 +9,7 @@
     reason = "what fails here fails the test; json!() is handed over as it is"
 )]
 
+mod balancing;
 mod cors;
 mod failures;
 mod grpc;

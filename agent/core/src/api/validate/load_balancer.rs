@@ -2,7 +2,8 @@
 
 use super::{Checker, values};
 use crate::api::load_balancer::{
-    ConsistentHashLb, Distribute, Failover, LoadBalancerSettings, LocalityLbSetting, WarmupConfiguration,
+    ConsistentHashLb, Distribute, Failover, LoadBalancerSettings, LocalityLbSetting, SimpleLb,
+    WarmupConfiguration,
 };
 use crate::diagnostic::Code;
 
@@ -58,6 +59,11 @@ pub(super) fn check(
     }
     if let Some(warmup) = &settings.warmup {
         check.field("warmup", |check| self::warmup(check, warmup));
+    }
+    let is_other = settings.consistent_hash.is_some()
+        || matches!(settings.simple, Some(SimpleLb::Random | SimpleLb::Passthrough));
+    if is_other && (settings.warmup.is_some() || settings.warmup_duration_secs.is_some()) {
+        check.warn(Code::NoEffect, "only ROUND_ROBIN and LEAST_REQUEST know a warm-up");
     }
 }
 
