@@ -8,6 +8,8 @@
 //! The kernel's half is played by a table that knows what each client dialled (`mesh.rs`); all else is what runs in
 //! production: compiled snapshot, proxy, access log, clock. Upstreams are scripted by `behaviour` and record what they see.
 //!
+//! Where it means something a case is run twice, with HTTP/1.1 and with HTTP/2 clients (`variant.rs`).
+//!
 //! Needs root, for the namespaces. Without it the run says so and passes, with `CI=true` it fails.
 //!
 //! ```text
@@ -36,6 +38,7 @@ mod twin;
 mod upstream;
 mod upstream_http1;
 mod upstream_http2;
+mod variant;
 mod wire;
 // Shared with the offline half, which also explains.
 #[path = "../world.rs"]
@@ -52,6 +55,8 @@ use anyhow::anyhow;
 use serde_json::Value;
 use undermesh_tests::{can_make_namespaces_here, with_every_address};
 
+use crate::world::text;
+
 /// Cases at once. They wait more than they work.
 const JOBS: usize = 8;
 
@@ -66,65 +71,82 @@ fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     }
     let all = world::cases(&Path::new(env!("CARGO_MANIFEST_DIR")).join("conformance/cases"));
-    let mut problems: Vec<String> = Vec::new();
-    let names: Vec<&str> = all.iter().map(|it| world::text(&it["name"])).collect();
     let known: BTreeMap<&str, &str> = known::FAILING.iter().copied().collect();
-    problems.extend(
-        known.keys().filter(|it| !names.contains(it)).map(|it| format!("{it} is on the list but no case")),
-    );
-    let is_chosen =
-        |it: &&Value| filters.is_empty() || filters.iter().any(|f| world::text(&it["name"]).contains(f));
-    let mut chosen: Vec<&Value> = all.iter().filter(is_chosen).collect();
+    let no_case = known.keys().filter(|it| !all.iter().any(|case| case["name"] == ***it));
+    let problems = no_case.map(|it| format!("{it} is on the list but no case")).collect();
+    // A case that fails as it is needs no other form.
+    let variants =
+        all.iter().filter(|it| !known.contains_key(text(&it["name"]))).filter_map(variant::over_http2);
+    let mut chosen: Vec<Value> = all.iter().cloned().chain(variants).collect();
+    chosen.retain(|it| filters.is_empty() || filters.iter().any(|part| text(&it["name"]).contains(part)));
     // Those that wait go first.
     chosen.sort_by_key(|it| it["level"] != "timing");
     println!("\nrunning {} cases", chosen.len());
     let began = Instant::now();
-    let queue = Mutex::new(VecDeque::from(chosen));
-    let (tally, failed) = (Mutex::new([0_usize; 3]), Mutex::new(Vec::<String>::new()));
+    let (queue, results) =
+        (Mutex::new(VecDeque::from(chosen)), Mutex::new(Results { problems, ..Results::default() }));
     let jobs = std::env::var("CONFORMANCE_JOBS").ok().and_then(|it| it.parse().ok()).unwrap_or(JOBS);
     std::thread::scope(|scope| {
         for _ in 0..jobs {
             scope.spawn(|| {
                 loop {
                     let Some(case) = queue.lock().unwrap().pop_front() else { return };
-                    let name = world::text(&case["name"]);
+                    let name = text(&case["name"]);
                     let started = Instant::now();
-                    let result = with_every_address(|| run::run(case).map_err(|why| anyhow!(why)));
+                    let result = with_every_address(|| run::run(&case).map_err(|why| anyhow!(why)));
                     let took = started.elapsed();
-                    let (index, verdict) = match (result, known.get(name)) {
-                        (Ok(()), None) => (0, "ok".to_owned()),
-                        (Err(_), Some(reason)) => (2, format!("ignored, fails: {reason}")),
-                        (Ok(()), Some(_)) => {
-                            failed
-                                .lock()
-                                .unwrap()
-                                .push(format!("{name}: passes now: take it off the list of known.rs"));
-                            (1, "FAILED".to_owned())
-                        }
-                        (Err(why), None) => {
-                            failed.lock().unwrap().push(format!("{name}: {why:#}"));
-                            (1, "FAILED".to_owned())
-                        }
-                    };
-                    tally.lock().unwrap()[index] += 1;
+                    let verdict = results.lock().unwrap().take(name, result, known.get(name));
                     println!("test {name} ... {verdict} ({took:.1?})");
                 }
             });
         }
     });
-    problems.extend(failed.into_inner().unwrap());
-    let [passed, _, ignored] = tally.into_inner().unwrap();
-    let result = if problems.is_empty() { "ok" } else { "FAILED" };
-    if !problems.is_empty() {
-        println!("\nfailures:\n");
-        for problem in &problems {
-            println!("{problem}\n");
+    results.into_inner().unwrap().report(began)
+}
+
+/// What came of all cases.
+#[derive(Default)]
+struct Results {
+    passed: usize,
+    /// Known to fail.
+    ignored: usize,
+    problems: Vec<String>,
+}
+
+impl Results {
+    /// Takes a case's result in; answers the verdict.
+    fn take(&mut self, name: &str, result: anyhow::Result<()>, known: Option<&&str>) -> String {
+        match (result, known) {
+            (Ok(()), None) => {
+                self.passed += 1;
+                return "ok".to_owned();
+            }
+            (Err(_), Some(reason)) => {
+                self.ignored += 1;
+                return format!("ignored, fails: {reason}");
+            }
+            (Ok(()), Some(_)) => {
+                self.problems.push(format!("{name}: passes now: take it off the list of known.rs"));
+            }
+            (Err(why), None) => self.problems.push(format!("{name}: {why:#}")),
         }
+        "FAILED".to_owned()
     }
-    println!(
-        "\ntest result: {result}. {passed} passed; {} failed; {ignored} ignored; 0 measured; 0 filtered out; finished in {:.2?}\n",
-        problems.len(),
-        began.elapsed()
-    );
-    if problems.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+
+    /// As libtest says it, so that `cargo xtask test` can add it up.
+    fn report(self, began: Instant) -> ExitCode {
+        let is_well = self.problems.is_empty();
+        if !is_well {
+            println!("\nfailures:\n\n{}", self.problems.join("\n\n"));
+        }
+        println!(
+            "\ntest result: {}. {} passed; {} failed; {} ignored; 0 measured; 0 filtered out; finished in {:.2?}\n",
+            if is_well { "ok" } else { "FAILED" },
+            self.passed,
+            self.problems.len(),
+            self.ignored,
+            began.elapsed()
+        );
+        if is_well { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    }
 }
