@@ -45,7 +45,8 @@ pub struct Cluster {
     pub use_client_protocol: bool,
     /// Where the addresses come from.
     pub discovery: Discovery,
-    /// The endpoints that may be used, in a stable order. Empty unless `discovery` is [`Discovery::Endpoints`].
+    /// The endpoints that may be used, in a stable order. Empty unless `discovery` is [`Discovery::Endpoints`], or whoever
+    /// connects has filled them in.
     pub endpoints: Arc<[Endpoint]>,
     /// Endpoints that were left out, for `explain`.
     pub excluded: Arc<[ExcludedEndpoint]>,
@@ -88,6 +89,20 @@ pub struct DnsEndpoint {
     pub port: u16,
     /// Relative weight, at least 1.
     pub weight: u32,
+    /// Only the first address of an answer counts (`DNS_ROUND_ROBIN`).
+    pub first_only: bool,
+    /// The labels subsets select by.
+    pub labels: Arc<BTreeMap<String, String>>,
+    /// `region/zone/subzone`.
+    pub locality: Arc<str>,
+}
+
+impl DnsEndpoint {
+    /// A name by itself, of which all addresses count.
+    pub fn new(host: &str, port: u16) -> Self {
+        let (labels, locality) = (Arc::default(), "".into());
+        Self { host: host.into(), port, weight: 1, first_only: false, labels, locality }
+    }
 }
 
 /// Whether requests can be sent to a cluster at all.

@@ -15,11 +15,12 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use rand_core::RngCore;
 
 use crate::client::{Client, ClientKind};
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, Discovery};
 use crate::edits::Edits;
 use crate::host::HostKey;
 use crate::route::{
     self, Abort, Decision, Facts, HttpTable, Outcome, Percent, Route, TcpAction, TcpDecision, TcpTable,
+    WeightedDestination,
 };
 use crate::snapshot::Snapshot;
 use crate::view::RequestView;
@@ -237,6 +238,7 @@ fn tcp(
         Some(rule) => format!("{rule}: takes the connection"),
         None => "the service's default route takes the connection".to_owned(),
     });
+    tell_names(&route.destinations, &mut trace);
     answer.rule(route.rule.as_deref());
     answer.destinations(
         &route.destinations,
@@ -272,6 +274,7 @@ fn http(
     let aborts = route.fault.abort.filter(|abort| abort.percent == Percent::ALL);
     match decision.outcome {
         Outcome::Forward { .. } => {
+            tell_names(&route.destinations, &mut trace);
             forward(table, &decision, route, &view, from.source, &mut answer, &mut trace);
         }
         Outcome::Preflight => answer.direct_response(200, b""),
@@ -341,6 +344,16 @@ fn redirect(table: &HttpTable, decision: &Decision, view: &View<'_>, answer: &mu
     let mut location = Vec::new();
     if let Some(code) = route::redirect(table, decision, view, &mut location) {
         answer.redirect(String::from_utf8_lossy(&location).into_owned(), code);
+    }
+}
+
+/// What no file can tell.
+fn tell_names(destinations: &[WeightedDestination], trace: &mut Trace) {
+    for destination in destinations {
+        let cluster = &destination.cluster;
+        if matches!(cluster.discovery, Discovery::Dns(_) | Discovery::DynamicDns(_)) {
+            trace.push(format!("the addresses of {} are resolved at run time", cluster.name));
+        }
     }
 }
 

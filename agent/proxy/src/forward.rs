@@ -28,6 +28,12 @@ use crate::worker::Worker;
 impl HttpPath {
     /// Forwards, with retries.
     pub(crate) async fn forward<X: Exchange>(&self, plan: &mut Plan, bound: Rc<Bound>, exchange: &mut X) {
+        let bound = if bound.is_pending() {
+            let outlet = plan.record.outlet().clone();
+            Box::pin(self.caller.settled(&outlet, bound)).await
+        } else {
+            bound
+        };
         let cluster = bound.cluster.clone();
         let record = &mut plan.record;
         record.towards(bound.clone(), None);

@@ -30,6 +30,12 @@ pub trait Sockets: Send + Sync {
     /// # Errors
     /// The namespace is gone, or file descriptors ran out.
     fn stream(&self, domain: Domain) -> io::Result<Socket>;
+
+    /// Whether a socket of these that connects to `address` would meet a listener of this very proxy: a loop. Asked only for
+    /// addresses that a name server gave.
+    fn is_own_listener(&self, _address: SocketAddr) -> bool {
+        false
+    }
 }
 
 /// Sockets in the network namespace of the calling thread: gateways, tests.

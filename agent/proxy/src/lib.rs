@@ -7,11 +7,12 @@
 //!   outlet       tables of a snapshot bound to live state
 //!   live, pool   connections to endpoints and their limits
 //!   mirror       copies of requests, sent beside them
+//!   names        upstreams' names as addresses
 //!   record       access log and metrics, exactly once
 //! ```
 //!
-//! What it needs from its surroundings (where a captured socket was going; sockets in a pod's network namespace) are the
-//! small traits of [`inlet`]; it knows neither the kernel half nor Kubernetes.
+//! What it needs from its surroundings (where a captured socket was going; sockets in a pod's network namespace; addresses
+//! of names) are the small traits of [`inlet`] and [`names`]; it knows neither the kernel half nor Kubernetes.
 #![forbid(unsafe_code)]
 
 pub mod access_log;
@@ -31,6 +32,7 @@ mod live;
 mod local;
 pub mod metrics;
 pub mod mirror;
+pub mod names;
 mod opaque;
 mod outlet;
 mod outlier;
@@ -38,6 +40,7 @@ pub mod pool;
 mod proxy;
 mod record;
 mod request;
+mod resolution;
 pub mod sniff;
 mod tunnel;
 mod warmup;

@@ -123,6 +123,10 @@ counters! {
     MirrorFailed "counter" "undermesh_mirrored_requests_total" "result=\"failed\"" "Copies of requests, by what became of them; not counted elsewhere.";
     MirrorOverflowed "counter" "undermesh_mirrored_requests_total" "result=\"overflowed\"" "Copies of requests, by what became of them; not counted elsewhere.";
     MirrorCancelled "counter" "undermesh_mirrored_requests_total" "result=\"cancelled\"" "Copies of requests, by what became of them; not counted elsewhere.";
+    LookupsAnswered "counter" "undermesh_dns_lookups_total" "result=\"answered\"" "Look-ups of upstreams' names.";
+    LookupsFailed "counter" "undermesh_dns_lookups_total" "result=\"failed\"" "Look-ups of upstreams' names.";
+    LookupsRefused "counter" "undermesh_dns_lookups_total" "result=\"too_many_names\"" "Look-ups of upstreams' names.";
+    LoopsRefused "counter" "undermesh_dns_loops_refused_total" "" "Addresses of names that were our own listeners.";
     OpaqueFailed "counter" "undermesh_tcp_failed_total" "" "Opaque connections that got no endpoint.";
     Http2Protocol "counter" "undermesh_http2_errors_total" "reason=\"protocol\"" "Clients' HTTP/2 connections that were ended for what the client did.";
     Http2Flood "counter" "undermesh_http2_errors_total" "reason=\"flood\"" "Clients' HTTP/2 connections that were ended for what the client did.";

@@ -67,12 +67,13 @@ pub(crate) async fn connect(
         decide_tcp(table, peer.dialled.ip().to_canonical(), server_name, &mut *worker.rng.borrow_mut());
     let bound = match decision {
         TcpDecision::Forward { .. } => match table.forward(decision) {
-            Some((_, destination)) => caller.bind(outlet, &destination.cluster),
+            Some((_, destination)) => caller.bind_for(outlet, &destination.cluster, server_name),
             None => return Early::failed(decision, None, ResponseFlags::NO_ROUTE_FOUND),
         },
         TcpDecision::Passthrough => caller.bind(outlet, outlet.passthrough()),
         TcpDecision::Reject => return Early::failed(decision, None, ResponseFlags::NO_ROUTE_FOUND),
     };
+    let bound = if bound.is_pending() { caller.settled(outlet, bound).await } else { bound };
     match bound.cluster.availability {
         Availability::Known => {}
         Availability::Missing(_) => {

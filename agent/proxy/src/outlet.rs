@@ -19,7 +19,10 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use undermesh_core::balance;
-use undermesh_core::cluster::{Availability, Cluster, ClusterKey, Discovery, UpstreamProtocol, Workload};
+use undermesh_core::cluster::{
+    Availability, Cluster, ClusterKey, Discovery, DnsEndpoint, UpstreamProtocol, Workload,
+};
+use undermesh_core::host::HostKey;
 use undermesh_core::inventory::Protocol;
 use undermesh_core::outlier::Sign;
 use undermesh_core::policy::Policy;
@@ -30,9 +33,14 @@ use undermesh_core::snapshot::{GatewayPort, Outbound, Snapshot};
 use crate::inlet::Caller;
 use crate::live::{EndpointPool, Gauges, Neighbour};
 use crate::metrics::{SeriesCache, Shard, escape};
+use crate::names::Names;
 use crate::outlier::{OutlierRegistry, Watch};
 use crate::record::Peer;
+use crate::resolution::{self, Resolution};
 use crate::warmup::{Acquaintances, Warming};
+
+/// Names that clients asked for, of one target in one generation.
+const MOST_NAMES: usize = 256;
 
 /// Where a connection of a client goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -74,18 +82,25 @@ pub(crate) struct LocalCaller {
     /// `source_workload="...",...`: the client's part of every metric label text.
     pub source_labels: String,
     registry: Arc<GaugeRegistry>,
+    names: Arc<Names>,
     shard: Rc<Shard>,
     neighbours: RefCell<HashMap<ClusterKey, Rc<Neighbour>>>,
     outlets: RefCell<HashMap<Target, Rc<Outlet>>>,
 }
 
 impl LocalCaller {
-    pub(crate) fn new(caller: Arc<Caller>, registry: Arc<GaugeRegistry>, shard: Rc<Shard>) -> Rc<Self> {
+    pub(crate) fn new(
+        caller: Arc<Caller>,
+        registry: Arc<GaugeRegistry>,
+        names: Arc<Names>,
+        shard: Rc<Shard>,
+    ) -> Rc<Self> {
         let source_labels = workload_labels("source", Some(&caller.workload), true);
         Rc::new(Self {
             caller,
             source_labels,
             registry,
+            names,
             shard,
             neighbours: RefCell::default(),
             outlets: RefCell::default(),
@@ -107,18 +122,31 @@ impl LocalCaller {
 
     /// `cluster` with its live state, for connections that dialled `outlet`.
     pub(crate) fn bind(&self, outlet: &Outlet, cluster: &Arc<Cluster>) -> Rc<Bound> {
-        if let Some(bound) = outlet.bound.borrow().iter().find(|bound| Arc::ptr_eq(&bound.cluster, cluster)) {
+        if let Some(bound) = outlet.bound.borrow().iter().find(|bound| Arc::ptr_eq(&bound.of, cluster))
+            && bound.resolution.as_ref().is_none_or(Resolution::is_current)
+        {
             return bound.clone();
         }
+        let of = cluster;
+        let (resolved, resolution) = match &of.discovery {
+            Discovery::Dns(endpoints) => {
+                let (resolved, resolution) =
+                    resolution::resolve(of, endpoints, &self.names, &self.caller, &self.shard);
+                (Some(Arc::new(resolved)), Some(resolution))
+            }
+            _ => (None, None),
+        };
+        let cluster = resolved.as_ref().unwrap_or(of);
         let neighbour = self.neighbour(&cluster.key);
         let pools = match (&cluster.discovery, outlet.target) {
-            (Discovery::Endpoints, _) => {
+            (Discovery::Endpoints | Discovery::Dns(_), _) => {
                 cluster.endpoints.iter().map(|endpoint| neighbour.endpoint(endpoint.address)).collect()
             }
             (Discovery::OriginalDestination, Target::Address(dialled)) => vec![neighbour.endpoint(dialled)],
-            // A gateway's client dialled the gateway; names are not resolved here (compile says so).
-            (Discovery::OriginalDestination, Target::GatewayPort(..))
-            | (Discovery::Dns(_) | Discovery::DynamicDns(_), _) => Vec::new(),
+            // A gateway's client dialled the gateway; without a request there is no name.
+            (Discovery::OriginalDestination, Target::GatewayPort(..)) | (Discovery::DynamicDns(_), _) => {
+                Vec::new()
+            }
         };
         let watch = match &cluster.discovery {
             // Where the client dialled the endpoint itself there is no other one to send it to.
@@ -134,9 +162,49 @@ impl LocalCaller {
             let addresses = pools.iter().map(|pool| pool.address);
             self.registry.acquaintances.warming(&warmup, addresses, Instant::now())
         });
-        let bound = Rc::new(Bound { cluster: cluster.clone(), neighbour, pools, watch, window, warming });
-        outlet.bound.borrow_mut().push(bound.clone());
+        let bound = Rc::new(Bound {
+            of: of.clone(),
+            cluster: cluster.clone(),
+            neighbour,
+            pools,
+            watch,
+            window,
+            warming,
+            resolution,
+        });
+        let mut all = outlet.bound.borrow_mut();
+        all.retain(|other| !Arc::ptr_eq(&other.of, of));
+        all.push(bound.clone());
         bound
+    }
+
+    /// As [`Self::bind`], for a request or connection that asks for the host `name`: where the cluster leaves it to each of
+    /// them, that is the name to resolve, if the cluster's host covers it.
+    pub(crate) fn bind_for(&self, outlet: &Outlet, cluster: &Arc<Cluster>, name: Option<&str>) -> Rc<Bound> {
+        let Discovery::DynamicDns(port) = cluster.discovery else { return self.bind(outlet, cluster) };
+        // A rule of another host may lead here: what this cluster is not for must not become reachable by asking for it.
+        let Some(name) = name.filter(|name| HostKey::parse(&cluster.key.host).matches(name)) else {
+            return self.bind(outlet, cluster);
+        };
+        let mut named = outlet.named.borrow_mut();
+        let key = (Arc::as_ptr(cluster) as usize, name.to_ascii_lowercase());
+        if !named.contains_key(&key) && named.len() >= MOST_NAMES {
+            outlet.bound.borrow_mut().retain(|bound| !named.values().any(|it| Arc::ptr_eq(it, &bound.of)));
+            named.clear();
+        }
+        let one = named.entry(key).or_insert_with_key(|(_, name)| {
+            let endpoint = DnsEndpoint::new(name, port);
+            Arc::new(Cluster { discovery: Discovery::Dns(Arc::from([endpoint])), ..Cluster::clone(cluster) })
+        });
+        self.bind(outlet, one)
+    }
+
+    /// Waits for the first answer to the names behind `bound`, within a limit.
+    pub(crate) async fn settled(&self, outlet: &Outlet, bound: Rc<Bound>) -> Rc<Bound> {
+        if let Some(resolution) = &bound.resolution {
+            resolution.settled().await;
+        }
+        self.bind(outlet, &bound.of)
     }
 
     fn neighbour(&self, key: &ClusterKey) -> Rc<Neighbour> {
@@ -192,6 +260,8 @@ pub(crate) struct Outlet {
     pub generation: u64,
     tables: Tables,
     bound: RefCell<Vec<Rc<Bound>>>,
+    /// Clusters of which each request says the name, by their place in memory, for each name.
+    named: RefCell<HashMap<(usize, String), Arc<Cluster>>>,
     passthrough: OnceCell<Arc<Cluster>>,
     /// Series of requests that got no cluster.
     pub series: SeriesCache,
@@ -222,6 +292,7 @@ impl Outlet {
             generation: snapshot.generation(),
             tables,
             bound: RefCell::default(),
+            named: RefCell::default(),
             passthrough: OnceCell::new(),
             series: SeriesCache::default(),
             rule_ids: RefCell::default(),
@@ -286,6 +357,9 @@ impl Outlet {
 
 /// A cluster with its live state.
 pub(crate) struct Bound {
+    /// As the tables have it.
+    of: Arc<Cluster>,
+    /// With the endpoints it has now.
     pub cluster: Arc<Cluster>,
     pub neighbour: Rc<Neighbour>,
     /// In the order of the cluster's endpoints.
@@ -296,9 +370,16 @@ pub(crate) struct Bound {
     window: Option<Arc<Window>>,
     /// Where its new endpoints come to their share slowly.
     warming: Option<Warming>,
+    /// Where its endpoints have only names.
+    resolution: Option<Resolution>,
 }
 
 impl Bound {
+    /// Whether it has no endpoint yet, but may soon: see [`LocalCaller::settled`].
+    pub(crate) fn is_pending(&self) -> bool {
+        self.pools.is_empty() && self.resolution.as_ref().is_some_and(Resolution::is_pending)
+    }
+
     /// Picks an endpoint for one try.
     pub(crate) fn pick(&self, ask: &balance::Ask<'_>, rng: &mut impl rand_core::RngCore) -> Option<usize> {
         if matches!(self.cluster.discovery, Discovery::OriginalDestination) {

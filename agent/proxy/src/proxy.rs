@@ -15,6 +15,7 @@ use crate::connection::ConnectionRow;
 use crate::inlet::Inlet;
 use crate::listener::{Listening, PeerWorker};
 use crate::metrics::{Counter, Metrics};
+use crate::names::{NameRow, Names, Resolver};
 use crate::outlet::GaugeRegistry;
 use crate::outlier::OutlierRow;
 use crate::worker::{self, Command, Shared, Worker};
@@ -30,6 +31,8 @@ pub struct Settings {
     pub log_sink: Sink,
     /// What `%HOSTNAME%` says.
     pub hostname: String,
+    /// Asks for the addresses of upstreams that have only a name.
+    pub resolver: Arc<dyn Resolver>,
 }
 
 /// A running proxy. Dropping it ends the workers without a drain.
@@ -39,6 +42,7 @@ pub struct Proxy {
     draining: watch::Sender<bool>,
     next: AtomicUsize,
     gauges: Arc<GaugeRegistry>,
+    names: Arc<Names>,
 }
 
 /// An inlet that accepts connections until this is dropped. Connections it accepted live on.
@@ -75,7 +79,9 @@ impl Proxy {
             })
             .unzip();
         let gauges = Arc::new(GaugeRegistry::default());
+        let names = Names::new(settings.resolver.clone());
         let shared = Arc::new(Shared {
+            names: names.clone(),
             snapshot,
             gauges: gauges.clone(),
             settings,
@@ -97,7 +103,7 @@ impl Proxy {
                 Ok(thread)
             })
             .collect::<io::Result<_>>()?;
-        Ok(Self { peers, threads, draining, next: AtomicUsize::new(0), gauges })
+        Ok(Self { peers, threads, draining, next: AtomicUsize::new(0), gauges, names })
     }
 
     /// Accepts connections of `inlet` until the handle is dropped.
@@ -134,6 +140,11 @@ impl Proxy {
         let ejected = self.outliers().len();
         sum.set(Counter::EjectionsActive, i64::try_from(ejected).unwrap_or(i64::MAX));
         sum
+    }
+
+    /// The names of upstreams that are in use, with their addresses.
+    pub fn names(&self) -> Vec<NameRow> {
+        self.names.rows()
     }
 
     /// All open connections, oldest first.

@@ -16,6 +16,7 @@ use std::time::Duration;
 use undermesh_core::balance::Hashed;
 use undermesh_core::cluster::{Cluster, UpstreamProtocol};
 use undermesh_core::edits::Edits;
+use undermesh_core::host::without_port;
 use undermesh_core::route::{self, Abort, Decision, Facts, GrpcStatus, HttpTable, Outcome, Route};
 use undermesh_core::view::{HttpVersion, RequestView, ResponseView};
 
@@ -72,11 +73,12 @@ impl HttpPath {
     }
 
     /// The cluster a decision forwards to.
-    fn destination(&self, outlet: &Outlet, decision: &Decision) -> Option<Rc<Bound>> {
+    fn destination(&self, outlet: &Outlet, decision: &Decision, authority: &str) -> Option<Rc<Bound>> {
         match decision.outcome {
             Outcome::Forward { destination } => {
                 let route = outlet.http().route(decision.route?)?;
-                Some(self.caller.bind(outlet, &route.destinations.get(usize::from(destination))?.cluster))
+                let cluster = &route.destinations.get(usize::from(destination))?.cluster;
+                Some(self.caller.bind_for(outlet, cluster, Some(without_port(authority))))
             }
             Outcome::Passthrough => Some(self.caller.bind(outlet, outlet.passthrough())),
             Outcome::Redirect
@@ -115,7 +117,7 @@ impl RequestPath for HttpPath {
             request_id,
             head.authority().as_bytes(),
         ]);
-        let bound = self.destination(&outlet, &decision);
+        let bound = self.destination(&outlet, &decision, head.authority());
         let is_upgrade_refused =
             meta.upgrade.is_some_and(|protocol| !protocol.eq_ignore_ascii_case("websocket"));
         let will_forward = bound.is_some() && decision.abort.is_none() && !is_upgrade_refused;

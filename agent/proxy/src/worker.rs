@@ -22,6 +22,7 @@ use crate::date::HttpDate;
 use crate::inlet::Caller;
 use crate::listener;
 use crate::metrics::{Metrics, Shard};
+use crate::names::Names;
 use crate::outlet::{GaugeRegistry, LocalCaller, Target};
 use crate::record::Notes;
 use crate::tunnel::{SCRATCH_BYTES, Scratch};
@@ -52,6 +53,7 @@ pub(crate) enum Command {
 pub(crate) struct Shared {
     pub snapshot: Arc<ArcSwap<Snapshot>>,
     pub gauges: Arc<GaugeRegistry>,
+    pub names: Arc<Names>,
     pub settings: crate::Settings,
     /// Set when the process is to end.
     pub draining: watch::Receiver<bool>,
@@ -179,7 +181,12 @@ impl Worker {
         {
             return local.clone();
         }
-        let local = LocalCaller::new(caller.clone(), self.shared.gauges.clone(), self.shard.clone());
+        let local = LocalCaller::new(
+            caller.clone(),
+            self.shared.gauges.clone(),
+            self.shared.names.clone(),
+            self.shard.clone(),
+        );
         callers.insert(caller.id.clone(), local.clone());
         local
     }

@@ -1,17 +1,20 @@
 //! The answers: what is in force and what goes on, as JSON. Field names are read by scripts; add, do not rename.
 
 use std::fmt::Write;
+use std::net::{IpAddr, SocketAddr};
 
 use serde_json::{Map, Value, json};
 use undermesh_core::client::Client;
-use undermesh_core::cluster::{Availability, Cluster};
+use undermesh_core::cluster::{Availability, Cluster, Discovery, DnsEndpoint};
 use undermesh_core::diagnostic::Severity;
 use undermesh_core::explain;
+use undermesh_core::host::HostKey;
 use undermesh_core::inventory::Protocol;
 use undermesh_core::route::{Action, HttpTable, Route, TcpTable, WeightedDestination};
-use undermesh_core::snapshot::{ServiceKind, Snapshot};
+use undermesh_core::snapshot::{Service, ServiceKind, ServicePort, Snapshot};
 use undermesh_proxy::OutlierRow;
 use undermesh_proxy::metrics::Counter;
+use undermesh_proxy::names::NameRow;
 use undermesh_redirect::inspect::Inspection;
 
 use super::{Role, State, diagnostics};
@@ -90,7 +93,7 @@ pub(super) async fn status(state: &State) -> Value {
 /// `undermesh services`
 pub(super) fn services(state: &State) -> Value {
     let snapshot = state.published.snapshot.load();
-    let row = |service: &std::sync::Arc<undermesh_core::snapshot::Service>| {
+    let row = |service: &std::sync::Arc<Service>| {
         let kind = match &service.kind {
             ServiceKind::ClusterIp => "ClusterIP".to_owned(),
             ServiceKind::Headless => "headless".to_owned(),
@@ -114,6 +117,7 @@ pub(super) fn services(state: &State) -> Value {
 pub(super) fn endpoints(state: &State) -> Value {
     let snapshot = state.published.snapshot.load();
     let outliers = state.proxy.outliers();
+    let names = state.proxy.names();
     let mut rows = Vec::new();
     for service in snapshot.services() {
         for port in &service.ports {
@@ -141,6 +145,19 @@ pub(super) fn endpoints(state: &State) -> Value {
                     "locality": &*endpoint.locality,
                     "weight": endpoint.weight,
                 }));
+            }
+            let endpoints = match &port.discovery {
+                Discovery::Dns(endpoints) => &**endpoints,
+                _ => &[],
+            };
+            for endpoint in endpoints {
+                name_rows(&mut rows, service, port, &names, endpoint);
+            }
+            if let Discovery::DynamicDns(number) = port.discovery {
+                let host = HostKey::parse(&service.host);
+                for name in names.iter().filter(|name| host.matches(&name.name)) {
+                    name_rows(&mut rows, service, port, &names, &DnsEndpoint::new(&name.name, number));
+                }
             }
             for endpoint in port.excluded.iter() {
                 rows.push(json!({
@@ -170,6 +187,45 @@ fn health(ejections: &[&OutlierRow]) -> String {
         format!("{}{subset} for {:.0}s more (#{})", row.source, row.left.as_secs_f64(), row.ejections)
     };
     format!("ejected by {}", ejections.iter().map(one).collect::<Vec<_>>().join(", "))
+}
+
+/// The addresses that a name has now.
+fn name_rows(
+    rows: &mut Vec<Value>,
+    service: &Service,
+    port: &ServicePort,
+    names: &[NameRow],
+    endpoint: &DnsEndpoint,
+) {
+    let row = |address: Value, state: &str| {
+        json!({
+            "host": &*service.host,
+            "port": port.number,
+            "id": &*endpoint.host,
+            "address": address,
+            "state": state,
+            "labels": &*endpoint.labels,
+            "locality": &*endpoint.locality,
+            "weight": endpoint.weight,
+        })
+    };
+    let known = names.iter().find(|name| name.name.eq_ignore_ascii_case(endpoint.host.trim_end_matches('.')));
+    let addresses = match (known, endpoint.host.parse::<IpAddr>()) {
+        (_, Ok(address)) => vec![address],
+        (Some(known), _) => known.addresses.clone(),
+        (None, _) => Vec::new(),
+    };
+    let state = match known {
+        Some(known) if known.failures > 0 => "look-up fails",
+        _ if addresses.is_empty() => "not looked up",
+        _ => "ready",
+    };
+    if addresses.is_empty() {
+        rows.push(row(format!("{}:{}", endpoint.host, endpoint.port).into(), state));
+    }
+    for address in addresses {
+        rows.push(row(SocketAddr::new(address, endpoint.port).to_string().into(), state));
+    }
 }
 
 /// `undermesh routes [--pod] [--host]`

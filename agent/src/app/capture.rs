@@ -183,7 +183,7 @@ impl Capture {
                     &pod.pod.spec.service_account,
                     &pod.pod.spec.node,
                 )),
-                sockets: Arc::new(PodSockets(netns)),
+                sockets: Arc::new(PodSockets { netns, listener_port: self.listener_port }),
             });
             let mut callers = HashMap::clone(&self.callers.load());
             callers.insert(id, caller);
@@ -355,11 +355,20 @@ fn listen(netns: &Netns, ip: IpAddr, port: u16) -> anyhow::Result<Option<TcpList
 }
 
 /// Sockets in a pod's namespace, for upstream connections (DESIGN D2).
-struct PodSockets(Arc<Netns>);
+struct PodSockets {
+    netns: Arc<Netns>,
+    /// Of our listeners in it.
+    listener_port: NonZeroU16,
+}
 
 impl Sockets for PodSockets {
     fn stream(&self, domain: Domain) -> std::io::Result<Socket> {
-        self.0.socket(domain).map_err(std::io::Error::other)
+        self.netns.socket(domain).map_err(std::io::Error::other)
+    }
+
+    fn is_own_listener(&self, address: SocketAddr) -> bool {
+        let ip = address.ip().to_canonical();
+        (ip.is_loopback() || ip.is_unspecified()) && address.port() == self.listener_port.get()
     }
 }
 

@@ -1,15 +1,15 @@
 //! The gateway role: the same proxy on the ports of the Gateways whose selector finds its labels.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
-use std::sync::Arc;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use serde_json::{Value, json};
 use socket2::{Domain, Protocol, Socket, Type};
 use undermesh_core::client::Client;
 use undermesh_core::cluster::Workload;
-use undermesh_proxy::inlet::{Caller, Entrance, Inlet, OwnNamespace};
+use undermesh_proxy::inlet::{Caller, Entrance, Inlet, OwnNamespace, Sockets};
 use undermesh_proxy::{InletHandle, Proxy};
 
 use super::publish::Published;
@@ -52,13 +52,14 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
     let (proxy, sink, writer) = common.proxy(&published)?;
     let proxy = Arc::new(proxy);
     let client = Client { workload: name.as_str().into(), ..Client::gateway(&namespace, labels.clone()) };
+    let sockets = Arc::new(GatewaySockets::default());
     let caller = Arc::new(Caller {
         id: format!("{namespace}/{name}").into(),
         workload: Arc::new(Workload::new(&name, &namespace, &labels, "default", "")),
         client: client.clone(),
-        sockets: Arc::new(OwnNamespace),
+        sockets: sockets.clone(),
     });
-    let mut ports = Ports { bind, caller, open: BTreeMap::new() };
+    let mut ports = Ports { bind, caller, sockets, open: BTreeMap::new() };
     let mut source = FilesSource::of(common.config.clone());
     published.publish(source.load());
     let mut failed = ports.follow(&wanted(&published, &client), &proxy);
@@ -98,6 +99,28 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// The machine's own sockets; they know the ports that are served.
+#[derive(Default)]
+struct GatewaySockets {
+    ports: Mutex<BTreeSet<u16>>,
+}
+
+impl Sockets for GatewaySockets {
+    fn stream(&self, domain: Domain) -> std::io::Result<Socket> {
+        OwnNamespace.stream(domain)
+    }
+
+    fn is_own_listener(&self, address: SocketAddr) -> bool {
+        self.ports.lock().unwrap_or_else(PoisonError::into_inner).contains(&address.port())
+            && is_own_address(address.ip())
+    }
+}
+
+/// Only a machine's own addresses can be bound to.
+fn is_own_address(address: IpAddr) -> bool {
+    UdpSocket::bind((address, 0)).is_ok()
+}
+
 /// A port, and the only address to listen on; `None`: all.
 type Place = (u16, Option<IpAddr>);
 
@@ -124,6 +147,7 @@ fn wanted(published: &Published, client: &Client) -> BTreeSet<Place> {
 struct Ports {
     bind: Option<IpAddr>,
     caller: Arc<Caller>,
+    sockets: Arc<GatewaySockets>,
     open: BTreeMap<Place, Result<InletHandle, String>>,
 }
 
@@ -155,6 +179,8 @@ impl Ports {
             }
             self.open.insert((port, address), opened);
         }
+        let ports = wanted.iter().map(|(port, _)| *port).collect();
+        *self.sockets.ports.lock().unwrap_or_else(PoisonError::into_inner) = ports;
         self.open.values().any(Result::is_err)
     }
 
@@ -195,4 +221,23 @@ fn listener(address: SocketAddr) -> std::io::Result<TcpListener> {
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_gateway_knows_its_own_listeners_and_nobody_elses() {
+        let sockets = GatewaySockets::default();
+        sockets.ports.lock().expect("not poisoned").insert(8080);
+        for (address, want) in [
+            ("127.0.0.1:8080", true),
+            ("0.0.0.0:8080", true),
+            ("127.0.0.1:8081", false),
+            ("192.0.2.1:8080", false),
+        ] {
+            assert_eq!(sockets.is_own_listener(address.parse().expect("an address")), want, "{address}");
+        }
+    }
 }

@@ -11,6 +11,7 @@ pub mod capture;
 pub mod enrolment;
 pub mod gateway;
 pub mod publish;
+mod resolver;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -37,6 +38,8 @@ pub struct Common {
     pub access_log: Format,
     /// Its file; `None` is standard output.
     pub access_log_file: Option<PathBuf>,
+    /// The name servers to ask for upstreams' names; empty: the system's.
+    pub dns_servers: Vec<std::net::SocketAddr>,
     /// How long current requests may take after the end was asked for.
     pub drain: Duration,
 }
@@ -67,6 +70,7 @@ impl Common {
             access_log: self.access_log,
             log_sink: sink.clone(),
             hostname: rustix::system::uname().nodename().to_string_lossy().into_owned(),
+            resolver: Arc::new(resolver::NameServers::start(self.dns_servers.clone())?),
         };
         let proxy =
             Proxy::start(settings, published.snapshot.clone()).context("the proxy could not be started")?;

@@ -61,6 +61,9 @@ pub(super) struct CommonArgs {
     /// File of the access log. Default: standard output.
     #[arg(long, env = "UNDERMESH_ACCESS_LOG_FILE", value_name = "PATH")]
     access_log_file: Option<PathBuf>,
+    /// Name servers to ask for upstreams that have only a name. Default: those of /etc/resolv.conf.
+    #[arg(long, env = "UNDERMESH_DNS_SERVERS", value_delimiter = ',', value_name = "IP:PORT,...")]
+    dns_servers: Vec<SocketAddr>,
     /// How long current requests may take after SIGTERM, in seconds.
     #[arg(long, default_value_t = 45, value_name = "SECONDS")]
     drain_seconds: u64,
@@ -90,6 +93,7 @@ impl CommonArgs {
                 AccessLog::Json => Format::Json,
             },
             access_log_file: self.access_log_file.filter(|path| path.as_os_str() != "-"),
+            dns_servers: self.dns_servers,
             drain: Duration::from_secs(self.drain_seconds),
         }
     }

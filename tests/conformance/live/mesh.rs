@@ -16,6 +16,7 @@ use undermesh_core::cluster::Workload;
 use undermesh_core::snapshot::Snapshot;
 use undermesh_proxy::access_log::{Format, Sink};
 use undermesh_proxy::inlet::{Caller, Entrance, Inlet, Origin, Origins, OwnNamespace, Sockets};
+use undermesh_proxy::names::{Answer, Lookup, LookupError, Resolver};
 use undermesh_proxy::{InletHandle, Proxy, Settings};
 
 use crate::case::{Case, Source};
@@ -66,10 +67,15 @@ pub(crate) struct Mesh {
 }
 
 impl Mesh {
-    pub(crate) fn start(case: &Case, snapshot: Snapshot) -> std::io::Result<Self> {
+    pub(crate) fn start(
+        case: &Case,
+        snapshot: Snapshot,
+        zone: &BTreeMap<String, IpAddr>,
+    ) -> std::io::Result<Self> {
+        let zone = Arc::new(Zone(zone.clone()));
         let snapshot = Arc::new(ArcSwap::from_pointee(snapshot.with_generation(1)));
         let dialled = Arc::new(Dialled::default());
-        let mut node = Member::start(&snapshot)?;
+        let mut node = Member::start(&snapshot, zone.clone())?;
         let inlet = Inlet {
             name: "pods".into(),
             listeners: vec![TcpListener::bind(INLET)?],
@@ -88,7 +94,7 @@ impl Mesh {
             };
             let address = addresses[&id];
             gateway_callers.push((id.clone(), caller(&id, client, address, &connects), address));
-            gateways.insert(id, Member::start(&snapshot)?);
+            gateways.insert(id, Member::start(&snapshot, zone.clone())?);
         }
         let served = BTreeSet::new();
         let callers = BTreeMap::new();
@@ -221,13 +227,31 @@ fn caller(id: &str, client: Client, address: IpAddr, connects: &Arc<AtomicUsize>
 }
 
 impl Member {
-    fn start(snapshot: &Arc<ArcSwap<Snapshot>>) -> std::io::Result<Self> {
+    fn start(snapshot: &Arc<ArcSwap<Snapshot>>, resolver: Arc<Zone>) -> std::io::Result<Self> {
         let log = Log::default();
         // The writer ends with the proxy.
         let (log_sink, _) = Sink::start(log.clone())?;
-        let settings =
-            Settings { workers: 1, access_log: Format::Json, log_sink, hostname: "conformance".into() };
+        let settings = Settings {
+            workers: 1,
+            access_log: Format::Json,
+            log_sink,
+            hostname: "conformance".into(),
+            resolver,
+        };
         Ok(Self { proxy: Proxy::start(settings, snapshot.clone())?, log, inlets: Vec::new() })
+    }
+}
+
+/// What the name server says.
+struct Zone(BTreeMap<String, IpAddr>);
+
+impl Resolver for Zone {
+    fn resolve(&self, name: &str) -> Lookup {
+        let answer = self
+            .0
+            .get(name)
+            .map(|address| Answer { addresses: vec![*address], time_to_live: Duration::from_secs(60) });
+        Box::pin(std::future::ready(answer.ok_or_else(|| LookupError("no such name".into()))))
     }
 }
 

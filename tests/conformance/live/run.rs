@@ -77,8 +77,8 @@ impl Running {
         let case = parse(&raw)?;
         let topology = Topology::of(&case, &gateway_addresses(&case).into_values().collect())?;
         let snapshot = World::new(&raw)?.snapshot;
-        let mesh =
-            Mesh::start(&case, snapshot).map_err(|error| format!("cannot start the proxies: {error}"))?;
+        let mesh = Mesh::start(&case, snapshot, &topology.zone)
+            .map_err(|error| format!("cannot start the proxies: {error}"))?;
         let mut running = Self {
             world: World::new(&raw)?,
             raw,

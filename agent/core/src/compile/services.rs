@@ -67,7 +67,7 @@ fn kubernetes<'a>(
     let ports = spec.ports.iter().filter(|port| port.transport == Transport::Tcp).map(|port| {
         let (discovery, found) = match &kind {
             ServiceKind::ExternalName(target) => {
-                let endpoint = DnsEndpoint { host: target.clone(), port: port.number, weight: 1 };
+                let endpoint = DnsEndpoint::new(target, port.number);
                 (Discovery::Dns(Arc::from([endpoint])), endpoints::Endpoints::default())
             }
             _ => (Discovery::Endpoints, finder.of_service(service, port)),
@@ -151,11 +151,15 @@ fn entry_port(
     if let Some(selector) = &spec.workload_selector {
         found = finder.of_selector(&meta.namespace, &selector.labels, &port.name, target);
     }
+    let first_only = spec.resolution == Resolution::DnsRoundRobin;
     let names = || {
         spec.endpoints.iter().map(|it| DnsEndpoint {
             host: it.address.as_str().into(),
             port: it.ports.get(&port.name).and_then(|&number| port_number(number)).unwrap_or(target),
             weight: it.weight.max(1),
+            first_only,
+            labels: Arc::new(it.labels.clone()),
+            locality: it.locality.as_str().into(),
         })
     };
     let all_are_addresses = !spec.endpoints.is_empty() && written().count() == spec.endpoints.len();
@@ -165,7 +169,7 @@ fn entry_port(
         Resolution::Dns | Resolution::DnsRoundRobin
             if !all_are_addresses && spec.workload_selector.is_none() =>
         {
-            let itself = || DnsEndpoint { host: host.into(), port: target, weight: 1 };
+            let itself = || DnsEndpoint { first_only, ..DnsEndpoint::new(host, target) };
             Discovery::Dns(if spec.endpoints.is_empty() { Arc::from([itself()]) } else { names().collect() })
         }
         Resolution::Static | Resolution::Dns | Resolution::DnsRoundRobin => {

@@ -373,14 +373,11 @@ const SERVICE_ENTRY: Table = Table {
         "exportTo",
     ],
     others: &[("subjectAltNames", Warned("there is no TLS yet whose certificates could be checked"))],
-    values: &[
-        ("location", &["MESH_INTERNAL"], Warned("mutual TLS is not spoken yet: traffic is in clear text")),
-        (
-            "resolution",
-            &["DNS", "DNS_ROUND_ROBIN", "DYNAMIC_DNS"],
-            Warned("names are not resolved yet: there are no endpoints, and requests answer 503"),
-        ),
-    ],
+    values: &[(
+        "location",
+        &["MESH_INTERNAL"],
+        Warned("mutual TLS is not spoken yet: traffic is in clear text"),
+    )],
 };
 
 const WORKLOAD_ENTRY: Table = Table {

@@ -112,7 +112,7 @@ fn what_is_written_and_not_enforced_is_said() {
         (
             "ServiceEntry",
             json!({"resolution": "DNS", "endpoints": [{"locality": "a", "network": "n"}]}),
-            vec![warning("spec.endpoints[0].network"), warning("spec.resolution")],
+            vec![warning("spec.endpoints[0].network")],
         ),
     ] {
         assert_eq!(said(kind, &spec), want, "{kind} {spec}");

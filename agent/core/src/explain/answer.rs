@@ -187,7 +187,11 @@ impl Answer {
 
 /// The flag of a cluster that cannot serve anything.
 fn failure(cluster: &Cluster) -> Option<&'static str> {
-    let empty = cluster.discovery == Discovery::Endpoints && cluster.endpoints.is_empty();
+    let empty = match &cluster.discovery {
+        Discovery::Endpoints => cluster.endpoints.is_empty(),
+        Discovery::Dns(names) => names.is_empty(),
+        Discovery::OriginalDestination | Discovery::DynamicDns(_) => false,
+    };
     cluster.availability.flag().or_else(|| empty.then_some("UH"))
 }
 

@@ -136,6 +136,9 @@ impl<'a> Clusters<'a> {
         let balancer = blocks.balancer();
         let discovery = match (&port.discovery, balancer) {
             (_, Balancer::Passthrough) => Discovery::OriginalDestination,
+            (Discovery::Dns(names), _) => {
+                Discovery::Dns(in_subset(names, subset.map(|subset| &subset.labels)))
+            }
             (discovery, _) => discovery.clone(),
         };
         let (mut endpoints, mut excluded) =
@@ -223,6 +226,13 @@ impl<'a> Clusters<'a> {
     }
 }
 
+fn in_subset(names: &Arc<[DnsEndpoint]>, labels: Option<&BTreeMap<String, String>>) -> Arc<[DnsEndpoint]> {
+    let Some(labels) = labels.filter(|labels| !labels.is_empty()) else { return names.clone() };
+    let selected =
+        |name: &&DnsEndpoint| labels.iter().all(|(key, value)| name.labels.get(key) == Some(value));
+    names.iter().filter(selected).cloned().collect()
+}
+
 fn exclude(endpoint: &Endpoint, why: &'static str) -> ExcludedEndpoint {
     ExcludedEndpoint {
         id: endpoint.id.clone(),
@@ -250,7 +260,7 @@ fn missing(key: ClusterKey, what: Missing, service: Option<Arc<ServiceRef>>) -> 
 }
 
 fn external_name(key: ClusterKey, service: &Service, target: &Arc<str>) -> Cluster {
-    let endpoint = DnsEndpoint { host: target.clone(), port: key.port, weight: 1 };
+    let endpoint = DnsEndpoint::new(target, key.port);
     let named = ServiceRef {
         host: service.host.clone(),
         port: key.port,

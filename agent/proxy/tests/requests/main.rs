@@ -16,6 +16,7 @@ mod grpc;
 mod headers;
 mod limits;
 mod mirror;
+mod names;
 mod opaque;
 mod outlier;
 mod policy;

@@ -1,7 +1,8 @@
 //! A proxy, services with scripted upstreams, and clients that speak plain bytes.
 
+use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -17,6 +18,7 @@ use undermesh_core::inputs::Inputs;
 use undermesh_core::snapshot::Snapshot;
 use undermesh_proxy::access_log::{Format, Sink};
 use undermesh_proxy::inlet::{Caller, Entrance, Inlet, Origin, Origins, OwnNamespace};
+use undermesh_proxy::names::{Answer, Lookup, LookupError, Resolver};
 use undermesh_proxy::{InletHandle, Proxy, Settings};
 
 pub const PATIENCE: Duration = Duration::from_secs(10);
@@ -253,11 +255,45 @@ impl Write for Log {
     }
 }
 
+/// What the name server says: addresses by name; no entry is no such name, an empty one is no answer at all.
+#[derive(Clone, Default)]
+pub struct Zone(Arc<Mutex<HashMap<String, Vec<IpAddr>>>>);
+
+impl Zone {
+    pub fn set(&self, name: &str, addresses: &[&str]) {
+        let addresses = addresses.iter().map(|address| address.parse().unwrap()).collect();
+        self.0.lock().unwrap().insert(name.to_owned(), addresses);
+    }
+}
+
+impl Zone {
+    pub fn remove(&self, name: &str) {
+        self.0.lock().unwrap().remove(name);
+    }
+}
+
+impl Resolver for Zone {
+    fn resolve(&self, name: &str) -> Lookup {
+        let (zone, name) = (self.clone(), name.to_owned());
+        Box::pin(async move {
+            // As a name server that is not next door.
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            let addresses = zone.0.lock().unwrap().get(&name).cloned();
+            match addresses {
+                None => Err(LookupError("no such name".to_owned())),
+                Some(addresses) if addresses.is_empty() => std::future::pending().await,
+                Some(addresses) => Ok(Answer { addresses, time_to_live: Duration::ZERO }),
+            }
+        })
+    }
+}
+
 /// A proxy with one pod and one gateway in front of it.
 pub struct World {
     pub proxy: Option<Proxy>,
     pub objects: Vec<Value>,
     pub log: Log,
+    pub zone: Zone,
     snapshot: Arc<ArcSwap<Snapshot>>,
     mesh: SocketAddr,
     gateway: SocketAddr,
@@ -279,7 +315,14 @@ impl World {
         let log = Log::default();
         let (log_sink, _) = Sink::start(log.clone()).unwrap();
         let snapshot = Arc::new(ArcSwap::from_pointee(Snapshot::default()));
-        let settings = Settings { workers, access_log: Format::Text, log_sink, hostname: "test".to_owned() };
+        let zone = Zone::default();
+        let settings = Settings {
+            workers,
+            access_log: Format::Text,
+            log_sink,
+            hostname: "test".to_owned(),
+            resolver: Arc::new(zone.clone()),
+        };
         let proxy = Proxy::start(settings, snapshot.clone()).unwrap();
         let caller = |client: Client, name: &str| {
             let labels = client.labels.clone();
@@ -311,7 +354,7 @@ impl World {
             }),
         ];
         let mut world =
-            Self { proxy: Some(proxy), objects, log, snapshot, mesh, gateway, dialled, edge, inlets };
+            Self { proxy: Some(proxy), objects, log, zone, snapshot, mesh, gateway, dialled, edge, inlets };
         world.apply();
         world
     }
