@@ -16,7 +16,7 @@
 //!   cargo test -p undermesh-tests --test conformance                      all cases
 //!   cargo test -p undermesh-tests --test conformance -- retry- mirror-50  those whose name contains one of these
 //!   CONFORMANCE_TRACE=1 ...                                               says what was seen of every group of requests
-//!   CONFORMANCE_JOBS=1 ...                                                one case at a time (default 8)
+//!   CONFORMANCE_JOBS=1 ...                                                one case at a time (default 12)
 //! ```
 //!
 //! `known.rs` lists the cases that fail. The list is exact.
@@ -58,7 +58,7 @@ use undermesh_tests::{can_make_namespaces_here, with_every_address};
 use crate::world::text;
 
 /// Cases at once. They wait more than they work.
-const JOBS: usize = 8;
+const JOBS: usize = 12;
 
 fn main() -> ExitCode {
     let filters: Vec<String> = std::env::args().skip(1).filter(|it| !it.starts_with("--")).collect();
