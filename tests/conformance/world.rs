@@ -279,13 +279,15 @@ fn service_objects(service: &Value) -> Vec<Value> {
             })
         })
         .collect();
+    let is_v6 = endpoints.iter().any(|it| text(&it["address"]).contains(':'));
+    let family = if is_v6 { "IPv6" } else { "IPv4" };
     let slice_ports: Vec<_> =
         ports.iter().map(|port| json!({"name": port["name"], "port": port["targetPort"]})).collect();
     let mut slice = metadata(&format!("{name}-slice"));
     slice["labels"] = json!({"kubernetes.io/service-name": name});
     objects.push(json!({
         "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "metadata": slice,
-        "addressType": "IPv4", "endpoints": addresses, "ports": slice_ports,
+        "addressType": family, "endpoints": addresses, "ports": slice_ports,
     }));
     objects
 }

@@ -36,6 +36,16 @@ pub(crate) struct Case {
     _note: Option<IgnoredAny>,
 }
 
+impl Case {
+    /// Whether its addresses are those of IPv6.
+    pub(crate) fn is_ipv6(&self) -> bool {
+        let services =
+            self.services.iter().flat_map(|it| it.endpoints.iter().map(|it| it.address).chain(it.vip));
+        let sources = self.requests.iter().filter_map(|it| it.source.address);
+        services.chain(sources).any(|it| it.is_ipv6())
+    }
+}
+
 /// What running a case takes.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(rename_all = "lowercase")]

@@ -212,6 +212,7 @@ impl<'a> Checking<'a> {
         }
         if let Some(dialed) = &want.dialed {
             let (host, port) = dialed.rsplit_once(':').ok_or("dialed without port")?;
+            let host = host.trim_matches(['[', ']']);
             let address = self.group.topology.zone.get(host).copied().or_else(|| host.parse().ok());
             let address = address.ok_or_else(|| format!("{host} does not resolve"))?;
             let port = port.parse().map_err(|_| format!("{dialed} is no address"))?;

@@ -8,7 +8,7 @@
 //! The kernel's half is played by a table that knows what each client dialled (`mesh.rs`); all else is what runs in
 //! production: compiled snapshot, proxy, access log, clock. Upstreams are scripted by `behaviour` and record what they see.
 //!
-//! Where it means something a case is run twice, with HTTP/1.1 and with HTTP/2 clients (`variant.rs`).
+//! Where it means something a case is run again with HTTP/2 clients, and again over IPv6 (`variant.rs`).
 //!
 //! Needs root, for the namespaces. Without it the run says so and passes, with `CI=true` it fails.
 //!
@@ -75,8 +75,11 @@ fn main() -> ExitCode {
     let no_case = known.keys().filter(|it| !all.iter().any(|case| case["name"] == ***it));
     let problems = no_case.map(|it| format!("{it} is on the list but no case")).collect();
     // A case that fails as it is needs no other form.
-    let variants =
-        all.iter().filter(|it| !known.contains_key(text(&it["name"]))).filter_map(variant::over_http2);
+    let variants = all
+        .iter()
+        .filter(|it| !known.contains_key(text(&it["name"])))
+        .flat_map(|it| [variant::over_http2(it), variant::over_ipv6(it)])
+        .flatten();
     let mut chosen: Vec<Value> = all.iter().cloned().chain(variants).collect();
     chosen.retain(|it| filters.is_empty() || filters.iter().any(|part| text(&it["name"]).contains(part)));
     // Those that wait go first.

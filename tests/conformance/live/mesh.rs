@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io::Write;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -21,9 +21,12 @@ use undermesh_proxy::{InletHandle, Proxy, Settings};
 
 use crate::case::{Case, Source};
 use crate::topology::has_labels;
+use crate::variant;
 
 /// Where captured connections are accepted.
 const INLET: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(10, 253, 0, 1)), 15001);
+const INLET6: SocketAddr =
+    SocketAddr::new(IpAddr::V6(Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0x0afd, 1)), 15001);
 /// Addresses of gateways that are no endpoint, and of clients that are none.
 const GATEWAYS: Ipv4Addr = Ipv4Addr::new(10, 254, 0, 0);
 const CLIENTS: Ipv4Addr = Ipv4Addr::new(10, 252, 0, 0);
@@ -37,14 +40,15 @@ pub(crate) fn gateway_addresses(case: &Case) -> BTreeMap<String, IpAddr> {
     };
     let gateways = case.gateways.iter().enumerate();
     let addresses = gateways.map(|(index, it)| {
-        let address = pods(&it.namespace, &it.labels).unwrap_or_else(|| nth(GATEWAYS, index));
+        let address = pods(&it.namespace, &it.labels).unwrap_or_else(|| nth(GATEWAYS, index, case));
         (format!("{}/{}", it.namespace, it.name), address)
     });
     addresses.collect()
 }
 
-fn nth(base: Ipv4Addr, index: usize) -> IpAddr {
-    IpAddr::V4((u32::from(base) + 1 + index as u32).into())
+fn nth(base: Ipv4Addr, index: usize, case: &Case) -> IpAddr {
+    let address = IpAddr::V4((u32::from(base) + 1 + index as u32).into());
+    if case.is_ipv6() { variant::as_ipv6(address) } else { address }
 }
 
 /// A proxy, what it logged, and the connections it tried.
@@ -78,7 +82,7 @@ impl Mesh {
         let mut node = Member::start(&snapshot, zone.clone())?;
         let inlet = Inlet {
             name: "pods".into(),
-            listeners: vec![TcpListener::bind(INLET)?],
+            listeners: vec![TcpListener::bind(INLET)?, TcpListener::bind(INLET6)?],
             entrance: Entrance::Mesh(dialled.clone()),
         };
         node.inlets.push(node.proxy.open(inlet));
@@ -141,7 +145,7 @@ impl Mesh {
                 .flat_map(|it| it.endpoints.iter().map(move |pod| (it, pod)))
                 .find(|(_, pod)| pod.id == id)
         });
-        let address = own.map_or_else(|| nth(CLIENTS, index), |(_, pod)| pod.address);
+        let address = own.map_or_else(|| nth(CLIENTS, index, case), |(_, pod)| pod.address);
         let namespace = source.namespace.as_deref().or(own.map(|(service, _)| service.namespace.as_str()));
         let labels = source.labels.clone().or(own.map(|(_, pod)| pod.labels.clone()));
         let name = source.endpoint.clone().unwrap_or_else(|| format!("client-{index}"));
@@ -164,7 +168,7 @@ impl Mesh {
     /// Notes where the connection from `peer` will be going, and answers where it is captured.
     pub(crate) fn capture(&self, peer: SocketAddr, origin: Origin) -> SocketAddr {
         self.dialled.0.lock().unwrap().insert(peer, origin);
-        INLET
+        if peer.is_ipv4() { INLET } else { INLET6 }
     }
 
     /// Connections that the proxies have tried so far.
