@@ -16,7 +16,7 @@
 //!   cargo test -p undermesh-tests --test conformance                      all cases
 //!   cargo test -p undermesh-tests --test conformance -- retry- mirror-50  those whose name contains one of these
 //!   CONFORMANCE_TRACE=1 ...                                               says what was seen of every group of requests
-//!   CONFORMANCE_JOBS=1 ...                                                one case at a time (default 12)
+//!   CONFORMANCE_JOBS=1 ...                                                one case at a time (default 8)
 //! ```
 //!
 //! `known.rs` lists the cases that fail. The list is exact.
@@ -58,7 +58,7 @@ use undermesh_tests::{can_make_namespaces_here, with_every_address};
 use crate::world::text;
 
 /// Cases at once. They wait more than they work.
-const JOBS: usize = 12;
+const JOBS: usize = 8;
 
 fn main() -> ExitCode {
     let filters: Vec<String> = std::env::args().skip(1).filter(|it| !it.starts_with("--")).collect();
@@ -88,6 +88,7 @@ fn main() -> ExitCode {
     let began = Instant::now();
     let (queue, results) =
         (Mutex::new(VecDeque::from(chosen)), Mutex::new(Results { problems, ..Results::default() }));
+    let again = Mutex::new(Vec::new());
     let jobs = std::env::var("CONFORMANCE_JOBS").ok().and_then(|it| it.parse().ok()).unwrap_or(JOBS);
     std::thread::scope(|scope| {
         for _ in 0..jobs {
@@ -98,13 +99,33 @@ fn main() -> ExitCode {
                     let started = Instant::now();
                     let result = with_every_address(|| run::run(&case).map_err(|why| anyhow!(why)));
                     let took = started.elapsed();
+                    if let Err(why) = &result
+                        && !known.contains_key(name)
+                        && is_by_chance(&why.to_string())
+                    {
+                        println!("test {name} ... once more, alone: {why:#}");
+                        again.lock().unwrap().push(case);
+                        continue;
+                    }
                     let verdict = results.lock().unwrap().take(name, result, known.get(name));
                     println!("test {name} ... {verdict} ({took:.1?})");
                 }
             });
         }
     });
-    results.into_inner().unwrap().report(began)
+    let mut results = results.into_inner().unwrap();
+    for case in again.into_inner().unwrap() {
+        let result = with_every_address(|| run::run(&case).map_err(|why| anyhow!(why)));
+        let name = text(&case["name"]);
+        println!("test {name} ... {} the second time", results.take(name, result, known.get(name)));
+    }
+    results.report(began)
+}
+
+/// Whether a machine that is busy, or the dice, can be the reason: then a case is run once more, when all others have ended.
+/// Whatever is wrong with the proxy fails again.
+fn is_by_chance(why: &str) -> bool {
+    why.contains(": it took ") || why.contains(": share of ")
 }
 
 /// What came of all cases.
