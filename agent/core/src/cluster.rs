@@ -198,29 +198,35 @@ impl Workload {
         service_account: &str,
         node: &str,
     ) -> Self {
+        Self::interned(instance, namespace, labels, service_account, node, &mut |text| text.into())
+    }
+
+    /// As [`Workload::new`], with `text` to share texts that many workloads have.
+    pub(crate) fn interned(
+        instance: &str,
+        namespace: &str,
+        labels: &BTreeMap<String, String>,
+        service_account: &str,
+        node: &str,
+        text: &mut impl FnMut(&str) -> Arc<str>,
+    ) -> Self {
         let label = |names: &[&str]| {
             names.iter().find_map(|name| labels.get(*name)).filter(|value| !value.is_empty())
         };
-        let name: Arc<str> = owner(instance, labels).into();
-        let or = |value: Option<&String>, default: &str| {
-            value.map_or_else(|| default.into(), |it| it.as_str().into())
-        };
+        let name = owner(instance, labels);
+        let canonical_name = label(&["service.istio.io/canonical-name", "app.kubernetes.io/name", "app"]);
+        let canonical_revision =
+            label(&["service.istio.io/canonical-revision", "app.kubernetes.io/version", "version"]);
         Self {
             instance: instance.into(),
-            namespace: namespace.into(),
-            canonical_name: or(
-                label(&["service.istio.io/canonical-name", "app.kubernetes.io/name", "app"]),
-                &name,
-            ),
-            canonical_revision: or(
-                label(&["service.istio.io/canonical-revision", "app.kubernetes.io/version", "version"]),
-                "latest",
-            ),
-            app: or(label(&["app"]), "unknown"),
-            version: or(label(&["version"]), "unknown"),
-            service_account: service_account.into(),
-            node: node.into(),
-            name,
+            namespace: text(namespace),
+            canonical_name: text(canonical_name.map_or(name, String::as_str)),
+            canonical_revision: text(canonical_revision.map_or("latest", String::as_str)),
+            app: text(label(&["app"]).map_or("unknown", String::as_str)),
+            version: text(label(&["version"]).map_or("unknown", String::as_str)),
+            service_account: text(service_account),
+            node: text(node),
+            name: text(name),
         }
     }
 }

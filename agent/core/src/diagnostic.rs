@@ -34,7 +34,7 @@ impl fmt::Display for Severity {
 }
 
 /// One remark. Empty strings mean "none"; an object from Kubernetes has no file.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
 pub struct Diagnostic {
     /// How bad it is.
     pub severity: Severity,

@@ -84,7 +84,7 @@ fn client(snapshot: &Snapshot, source: &Source, trace: &mut Trace) -> Client {
         None => {
             Client { service_account: "default".into(), namespace: "default".into(), ..Client::default() }
         }
-        Some((namespace, name)) => snapshot.client_of_pod(namespace, name).cloned().unwrap_or_else(|| {
+        Some((namespace, name)) => snapshot.client_of_pod(namespace, name).unwrap_or_else(|| {
             trace
                 .push(format!("no Pod {namespace}/{name} is known; only what the request says of it counts"));
             Client { namespace: namespace.into(), workload: name.into(), ..Client::default() }

@@ -1,7 +1,8 @@
 //! `Inputs`: everything a source knows, the one argument of `compile`.
 //!
-//! Maps are ordered by namespace and name, so the same objects always come in the same order, whoever brought them. Objects
-//! are shared: a source that reloads one file makes a new `Inputs` out of the old `Arc`s.
+//! Objects are ordered by namespace and name, so the same objects always come in the same order, whoever brought them. They
+//! are shared: a source that reads one object anew changes a copy of the old `Inputs`, which costs that object's share only,
+//! and keeps the `Arc`s of the others, by which `compile` knows that they are what they were.
 //!
 //! An object in here has passed [`crate::api::parse`] and [`crate::api::validate`] ([`crate::api::Parsed::validated`]); references to other
 //! objects are not checked, as in Istio (compile does that).
@@ -9,22 +10,22 @@
 //! A Service with a selector that no EndpointSlice belongs to gets its endpoints from the Pods that the selector matches: a
 //! folder of files has no controller that would write slices. In a cluster slices always exist.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::api::Object;
 use crate::api::destination_rule::DestinationRule;
 use crate::api::gateway::Gateway;
 use crate::api::mesh_config::MeshConfig;
-use crate::api::meta::{Key, Resource};
+use crate::api::meta::Resource;
 use crate::api::security::{AuthorizationPolicy, PeerAuthentication, RequestAuthentication};
 use crate::api::service_entry::{ServiceEntry, WorkloadEntry};
 use crate::api::sidecar::Sidecar;
 use crate::api::virtual_service::VirtualService;
 use crate::inventory::{EndpointSlice, Namespace, Node, Pod, Service};
 
-/// The objects of one kind.
-pub type Objects<T> = BTreeMap<Key, Arc<Resource<T>>>;
+pub use objects::{Change, Objects};
+
+mod objects;
 
 /// All objects of all kinds.
 #[derive(Debug, Clone, Default, PartialEq)]

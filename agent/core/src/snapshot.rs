@@ -20,16 +20,18 @@ mod routes;
 mod service;
 mod visibility;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use crate::api::meta::Key;
 use crate::balance::consistent_hash::Tables;
 use crate::capture::Capture;
-use crate::client::Client;
+use crate::client::{Client, ClientKind};
 use crate::cluster::ServiceRef;
-use crate::inventory::Protocol;
+use crate::compile::endpoints::locality;
+use crate::inputs::Objects;
+use crate::inventory::{Node, Pod, Protocol};
 use crate::path::Normalization;
 use crate::route::{HttpTable, TcpTable};
 
@@ -56,22 +58,24 @@ pub struct Snapshot {
 /// What `compile` fills in.
 #[derive(Debug, Default)]
 pub(crate) struct State {
-    pub(crate) mesh: Mesh,
+    pub(crate) mesh: Arc<Mesh>,
     /// Kubernetes' first, then ServiceEntries by age.
     pub(crate) services: Vec<Arc<Service>>,
     /// What finds them.
-    pub(crate) registry: Registry,
+    pub(crate) registry: Arc<Registry>,
     /// Ports to capture on any address.
     pub(crate) captured_ports: BTreeSet<u16>,
-    pub(crate) virtual_services: VirtualServices,
-    pub(crate) destination_rules: DestinationRules,
+    pub(crate) virtual_services: Arc<VirtualServices>,
+    pub(crate) destination_rules: Arc<DestinationRules>,
     /// Oldest first.
     pub(crate) gateways: Vec<Arc<CompiledGateway>>,
     pub(crate) scopes: Vec<Scope>,
     /// Of consistent hashing, made when first used.
     pub(crate) hash_tables: Tables,
-    /// Namespace and name of a pod to what it is as a client.
-    pub(crate) pods: BTreeMap<Key, Client>,
+    /// Who may be a client.
+    pub(crate) pods: Objects<Pod>,
+    /// Where clients are.
+    pub(crate) nodes: Objects<Node>,
 }
 
 /// Everything a connection of one client to one address can need.
@@ -135,8 +139,8 @@ pub struct GatewayServer {
 }
 
 impl Snapshot {
-    pub(crate) fn new(state: State) -> Self {
-        Self { generation: 0, state: Arc::new(state) }
+    pub(crate) fn new(state: Arc<State>) -> Self {
+        Self { generation: 0, state }
     }
 
     /// Counts up with every change; 0 until the one writer sets it.
@@ -196,8 +200,18 @@ impl Snapshot {
     }
 
     /// A pod as a client.
-    pub fn client_of_pod(&self, namespace: &str, name: &str) -> Option<&Client> {
-        self.state.pods.get(&Key::new(namespace, name))
+    pub fn client_of_pod(&self, namespace: &str, name: &str) -> Option<Client> {
+        let pod = self.state.pods.get(&Key::new(namespace, name))?;
+        Some(Client {
+            namespace: namespace.into(),
+            labels: pod.meta.labels.clone(),
+            service_account: pod.spec.service_account.as_str().into(),
+            workload: name.into(),
+            node: pod.spec.node.as_str().into(),
+            locality: locality(&self.state.nodes, &pod.spec.node, "").into(),
+            addresses: pod.spec.ips.clone(),
+            kind: ClientKind::Mesh,
+        })
     }
 
     /// What a connection of `client` to `dialled` means. An address nobody knows passes through (ALLOW_ANY) or is refused
@@ -211,8 +225,8 @@ impl Snapshot {
         // A gateway knows its own name, and only the API server where its pod runs.
         let pod = self.client_of_pod(&client.namespace, &client.workload);
         let placed = pod.filter(|_| client.locality.is_empty()).map(|pod| Client {
-            locality: pod.locality.clone(),
-            node: pod.node.clone(),
+            locality: pod.locality,
+            node: pod.node,
             ..client.clone()
         });
         gateway::ports(&self.state, placed.as_ref().unwrap_or(client))

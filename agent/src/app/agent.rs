@@ -9,8 +9,9 @@ use anyhow::Context;
 use undermesh_redirect::Redirect;
 
 use super::capture::Capture;
+use super::enrolment::LocalPods;
 use super::publish::Published;
-use super::{Common, enrolment, finish};
+use super::{Common, finish};
 use crate::admin::{self, Admin, Role};
 use crate::shutdown;
 use crate::source::files::FilesSource;
@@ -60,9 +61,10 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
     let mut capture = Capture::new(redirect.clone(), listener_port, event_sample);
     let mut source = FilesSource::of(common.config.clone());
     published.publish(source.load());
+    let mut local = LocalPods::new(node.as_str());
     let mut pass = |published: &Published| {
         let config = published.config.load();
-        let pods = enrolment::local_pods(&config.inputs, &node);
+        let pods = local.of(&config.inputs);
         let passed = capture.pass(pods, &published.snapshot.load(), &proxy);
         (passed, capture.rows())
     };

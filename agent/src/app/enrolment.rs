@@ -1,6 +1,6 @@
 //! Which pods of this node are in the mesh, and where they are: labels and annotations to facts (DESIGN D9). Pure.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::num::NonZeroU16;
 use std::path::PathBuf;
@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use undermesh_core::api::meta::{Key, Resource};
 use undermesh_core::client::Client;
-use undermesh_core::inputs::Inputs;
+use undermesh_core::inputs::{Inputs, Objects};
 use undermesh_core::inventory::{Pod, PodPhase};
 use undermesh_redirect::plan::{ExcludedPorts, FailMode};
 
@@ -82,11 +82,37 @@ impl Enrolment {
     }
 }
 
-/// The pods that run on `node`, by namespace and name. Pods that have ended are not there any more.
-pub fn local_pods(inputs: &Inputs, node: &str) -> Vec<LocalPod> {
-    let runs_here =
-        |pod: &Pod| pod.node == node && !matches!(pod.phase, PodPhase::Succeeded | PodPhase::Failed);
-    inputs.pods.values().filter(|pod| runs_here(&pod.spec)).map(|pod| local_pod(inputs, pod)).collect()
+/// The pods of one node, found among all of the mesh's by what changed among those.
+#[derive(Debug)]
+pub struct LocalPods {
+    node: String,
+    /// All pods, as they were the last time.
+    pods: Objects<Pod>,
+    local: BTreeSet<Key>,
+}
+
+impl LocalPods {
+    /// Of the node of this name; none are known yet.
+    pub fn new(node: impl Into<String>) -> Self {
+        Self { node: node.into(), pods: Objects::new(), local: BTreeSet::new() }
+    }
+
+    /// The pods that run here, by namespace and name. Pods that have ended are not there any more.
+    pub fn of(&mut self, inputs: &Inputs) -> Vec<LocalPod> {
+        for change in self.pods.changes(&inputs.pods) {
+            if change.after.is_some_and(|pod| self.runs_here(&pod.spec)) {
+                self.local.insert(change.key.clone());
+            } else {
+                self.local.remove(change.key);
+            }
+        }
+        self.pods = inputs.pods.clone();
+        self.local.iter().filter_map(|key| inputs.pods.get(key)).map(|pod| local_pod(inputs, pod)).collect()
+    }
+
+    fn runs_here(&self, pod: &Pod) -> bool {
+        pod.node == self.node && !matches!(pod.phase, PodPhase::Succeeded | PodPhase::Failed)
+    }
 }
 
 fn local_pod(inputs: &Inputs, pod: &Arc<Resource<Pod>>) -> LocalPod {
@@ -195,6 +221,26 @@ mod tests {
 
     fn namespace(labels: &Value) -> Value {
         json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "ns1", "labels": labels}})
+    }
+
+    fn local_pods(inputs: &Inputs, node: &str) -> Vec<LocalPod> {
+        LocalPods::new(node).of(inputs)
+    }
+
+    #[test]
+    fn pods_come_and_go_with_the_inputs() {
+        let mut pods = LocalPods::new("n1");
+        let mut inputs = inputs([pod(&json!({}), &json!({}))]);
+        assert_eq!(pods.of(&inputs).len(), 1);
+        assert_eq!(pods.of(&inputs).len(), 1);
+        let mut moved = pod(&json!({}), &json!({}));
+        moved["spec"]["nodeName"] = json!("n2");
+        inputs.insert(api::parse(moved, Default::default()).object.unwrap());
+        assert_eq!(pods.of(&inputs).len(), 0);
+        inputs.insert(api::parse(pod(&json!({}), &json!({})), Default::default()).object.unwrap());
+        assert_eq!(pods.of(&inputs).len(), 1);
+        inputs.pods.remove(&Key::new("ns1", "a"));
+        assert_eq!(pods.of(&inputs).len(), 0);
     }
 
     #[test]

@@ -1,11 +1,11 @@
 //! From a source to a snapshot in force: load, compile, number, swap. One writer.
 
 use std::collections::HashSet;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Instant, SystemTime};
 
 use arc_swap::ArcSwap;
-use undermesh_core::compile::compile;
+use undermesh_core::compile::Compiler;
 use undermesh_core::diagnostic::{Diagnostic, Severity};
 use undermesh_core::inputs::Inputs;
 use undermesh_core::snapshot::Snapshot;
@@ -18,6 +18,8 @@ pub struct Published {
     pub snapshot: Arc<ArcSwap<Snapshot>>,
     /// For people.
     pub config: ArcSwap<Config>,
+    /// Remembers what it made, so that a change costs what it changes.
+    compiler: Mutex<Compiler>,
 }
 
 /// The configuration that the snapshot was made of.
@@ -38,7 +40,7 @@ pub struct Config {
 impl Published {
     /// An empty snapshot, generation 0.
     pub fn new() -> Self {
-        Self { snapshot: Arc::default(), config: ArcSwap::default() }
+        Self { snapshot: Arc::default(), config: ArcSwap::default(), compiler: Mutex::default() }
     }
 
     /// Compiles and swaps. Diagnostics that were not there before are logged, once each.
@@ -46,7 +48,7 @@ impl Published {
         let before = self.config.load_full();
         let generation = before.generation + 1;
         let started = Instant::now();
-        let compiled = compile(&loaded.inputs);
+        let compiled = self.compiler.lock().unwrap_or_else(PoisonError::into_inner).compile(&loaded.inputs);
         let compile_us = started.elapsed().as_micros() as u64;
         let mut diagnostics = loaded.diagnostics;
         diagnostics.extend(compiled.diagnostics);
@@ -80,6 +82,9 @@ impl Default for Published {
 
 /// What is new: a remark that has only moved to another line has been logged.
 fn log_new(before: &[Diagnostic], now: &[Diagnostic]) {
+    if before == now {
+        return;
+    }
     for diagnostic in fresh(before, now) {
         let text = diagnostic.to_string();
         match diagnostic.severity {

@@ -15,6 +15,12 @@ use crate::diagnostic::{Code, Diagnostic, Severity};
 use crate::inputs::Inputs;
 use crate::snapshot::{State, Visibility};
 
+/// Whom a rule of `root` delegates to.
+pub(super) fn key(root: &Resource<VirtualService>, target: &Delegate) -> Key {
+    let namespace = if target.namespace.is_empty() { &root.meta.namespace } else { &target.namespace };
+    Key::new(namespace, &target.name)
+}
+
 /// The rules that a delegating rule stands for. A delegate that does not exist, or that the root's namespace does not see,
 /// costs this rule only.
 pub(super) fn expand<'a>(
@@ -26,8 +32,9 @@ pub(super) fn expand<'a>(
     state: &State,
     diagnostics: &mut Vec<Diagnostic>,
 ) -> Vec<(HttpRoute, RuleContext<'a>)> {
-    let namespace = if target.namespace.is_empty() { &root.meta.namespace } else { &target.namespace };
-    let found = inputs.virtual_services.get(&Key::new(namespace, &target.name)).filter(|delegate| {
+    let key = key(root, target);
+    let namespace = &key.namespace;
+    let found = inputs.virtual_services.get(&key).filter(|delegate| {
         let export = Visibility::of(&delegate.spec.export_to, namespace, &state.mesh.virtual_service_export);
         delegate.spec.hosts.is_empty() && export.sees(&root.meta.namespace)
     });

@@ -9,14 +9,34 @@ use crate::api::meta::Resource;
 use crate::host::{self, HostKey};
 use crate::inputs::Inputs;
 use crate::snapshot::{
-    CompiledDestinationRule, CompiledSubset, DestinationRules, Mesh, SourcedPolicy, State, Visibility,
+    CompiledDestinationRule, CompiledSubset, DestinationRules, Mesh, SourcedPolicy, Visibility,
 };
 
-pub(super) fn compile(inputs: &Inputs, state: &mut State) {
-    let rules = by_age(&inputs.destination_rules);
-    let rules: Vec<_> =
-        rules.into_iter().map(|it| (&*it.meta.namespace, Arc::new(one(it, &state.mesh)))).collect();
-    state.destination_rules = merge(&rules);
+/// The DestinationRules of one compilation.
+#[derive(Debug, Default)]
+pub(super) struct Rules {
+    pub(super) all: Arc<DestinationRules>,
+    /// Each rule by itself, by the allocation of its object, which the inputs keep.
+    one: HashMap<usize, Arc<CompiledDestinationRule>>,
+}
+
+/// Makes those rules that are new, and keeps the others of `before`.
+pub(super) fn compile(inputs: &Inputs, mesh: &Mesh, before: Option<(&Inputs, &Arc<Rules>)>) -> Arc<Rules> {
+    if let Some((old, before)) = before
+        && old.destination_rules.is_same(&inputs.destination_rules)
+    {
+        return before.clone();
+    }
+    let mut compiled = HashMap::new();
+    let rules = by_age(&inputs.destination_rules).into_iter().map(|resource| {
+        let address = Arc::as_ptr(resource).addr();
+        let known = before.and_then(|(_, before)| before.one.get(&address).cloned());
+        let rule = known.unwrap_or_else(|| Arc::new(one(resource, mesh)));
+        compiled.insert(address, rule.clone());
+        (&*resource.meta.namespace, rule)
+    });
+    let rules: Vec<_> = rules.collect();
+    Arc::new(Rules { all: Arc::new(merge(&rules)), one: compiled })
 }
 
 /// Merges what belongs together, of rules with their namespaces, oldest first.

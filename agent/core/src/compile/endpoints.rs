@@ -2,31 +2,36 @@
 //!
 //! Those that are not ready, or shutting down, are kept aside with the reason, for `explain`.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use super::slices::Slices;
+use super::workloads::{KnownPod, Workloads};
 use crate::api::meta::{Key, Resource};
 use crate::api::service_entry::WorkloadEntry;
 use crate::cluster::{Endpoint, ExcludedEndpoint, Workload};
-use crate::inputs::Inputs;
-use crate::inventory::{EndpointSlice, Pod, PodPhase, Service, ServicePort, TargetPort, Transport};
+use crate::inputs::{Inputs, Objects};
+use crate::inventory::{EndpointSlice, Node, Pod, PodPhase, Service, ServicePort, TargetPort, Transport};
 
 /// The endpoints of one port, usable and not.
 #[derive(Debug, Default)]
 pub(super) struct Endpoints {
     pub(super) usable: Vec<Endpoint>,
     pub(super) excluded: Vec<ExcludedEndpoint>,
+    /// The addresses of `usable`.
+    seen: HashSet<SocketAddr>,
 }
 
 impl Endpoints {
     /// Takes an endpoint in; `why` keeps it aside. An address counts once.
     fn push(&mut self, endpoint: Endpoint, why: Option<&'static str>) {
-        if self.usable.iter().any(|it| it.address == endpoint.address) {
+        if self.seen.contains(&endpoint.address) {
             return;
         }
         match why {
             None => {
+                self.seen.insert(endpoint.address);
                 self.excluded.retain(|it| it.address != endpoint.address);
                 self.usable.push(endpoint);
             }
@@ -38,60 +43,27 @@ impl Endpoints {
     }
 }
 
-/// A pod's workload, labels and locality.
-type KnownPod = (Arc<Workload>, Arc<BTreeMap<String, String>>, Arc<str>);
-
-/// What is looked up for every service, found once.
+/// What is looked up for every service.
 pub(super) struct Finder<'a> {
-    inputs: &'a Inputs,
-    slices: HashMap<(&'a str, &'a str), Vec<&'a Arc<Resource<EndpointSlice>>>>,
-    /// Namespace to its pods.
-    pods: HashMap<&'a str, Vec<&'a Arc<Resource<Pod>>>>,
-    entries: HashMap<&'a str, Vec<&'a Arc<Resource<WorkloadEntry>>>>,
-    /// Pods as endpoints see them, shared by all services.
-    known: HashMap<&'a Key, KnownPod>,
+    pub(super) inputs: &'a Inputs,
+    pub(super) slices: &'a Slices,
+    pub(super) workloads: &'a Workloads,
 }
 
 impl<'a> Finder<'a> {
-    pub(super) fn new(inputs: &'a Inputs) -> Self {
-        let mut finder = Self {
-            inputs,
-            slices: HashMap::new(),
-            pods: HashMap::new(),
-            entries: HashMap::new(),
-            known: HashMap::new(),
-        };
-        for (key, slice) in &inputs.endpoint_slices {
-            finder.slices.entry((&key.namespace, &slice.spec.service)).or_default().push(slice);
-        }
-        for (key, pod) in &inputs.pods {
-            finder.pods.entry(&key.namespace).or_default().push(pod);
-            let meta = &pod.meta;
-            let workload = Workload::new(
-                &meta.name,
-                &meta.namespace,
-                &meta.labels,
-                &pod.spec.service_account,
-                &pod.spec.node,
-            );
-            let locality = finder.locality(&pod.spec.node, "");
-            finder.known.insert(key, (Arc::new(workload), Arc::new(meta.labels.clone()), locality));
-        }
-        for (key, entry) in &inputs.workload_entries {
-            finder.entries.entry(&key.namespace).or_default().push(entry);
-        }
-        finder
+    fn locality(&self, node: &str, zone: &str) -> Arc<str> {
+        locality(&self.inputs.nodes, node, zone).into()
     }
 
-    fn locality(&self, node: &str, zone: &str) -> Arc<str> {
-        locality(self.inputs, node, zone)
+    fn known(&self, pod: &Key) -> Option<&'a KnownPod> {
+        self.workloads.get(self.inputs.pods.get(pod)?)
     }
 
     /// The endpoints of a port of a Kubernetes Service.
     pub(super) fn of_service(&self, service: &'a Resource<Service>, port: &ServicePort) -> Endpoints {
         let mut found = Endpoints::default();
         let meta = &service.meta;
-        match self.slices.get(&(&*meta.namespace, &*meta.name)) {
+        match self.slices.of(&meta.key()) {
             Some(slices) => {
                 slices.iter().for_each(|slice| self.of_slice(&service.spec, slice, port, &mut found));
             }
@@ -129,8 +101,8 @@ impl<'a> Finder<'a> {
                 };
                 for &address in &endpoint.addresses {
                     let address = SocketAddr::new(address.to_canonical(), number);
-                    let made = match endpoint.pod.as_ref().and_then(|pod| self.known.get_key_value(pod)) {
-                        Some((pod, known)) => of_pod(pod, known, address),
+                    let made = match endpoint.pod.as_ref().and_then(|pod| self.known(pod)) {
+                        Some(known) => of_pod(known, address),
                         None => self.unnamed(slice, endpoint, address),
                     };
                     found.push(made, why);
@@ -154,7 +126,13 @@ impl<'a> Finder<'a> {
         }
     }
 
-    fn push_pod(&self, pod: &Resource<Pod>, number: u16, publish_not_ready: bool, found: &mut Endpoints) {
+    fn push_pod(
+        &self,
+        pod: &Arc<Resource<Pod>>,
+        number: u16,
+        publish_not_ready: bool,
+        found: &mut Endpoints,
+    ) {
         let why = if pod.spec.is_terminating {
             Some("terminating")
         } else if !pod.spec.is_ready && !publish_not_ready {
@@ -162,10 +140,9 @@ impl<'a> Finder<'a> {
         } else {
             None
         };
-        let key = pod.meta.key();
-        let Some((key, known)) = self.known.get_key_value(&key) else { return };
+        let Some(known) = self.workloads.get(pod) else { return };
         for ip in &pod.spec.ips {
-            found.push(of_pod(key, known, SocketAddr::new(ip.to_canonical(), number)), why);
+            found.push(of_pod(known, SocketAddr::new(ip.to_canonical(), number)), why);
         }
     }
 
@@ -175,8 +152,8 @@ impl<'a> Finder<'a> {
         namespace: &str,
         selector: &BTreeMap<String, String>,
     ) -> impl Iterator<Item = &'a Arc<Resource<Pod>>> {
-        let pods = self.pods.get(namespace).map(Vec::as_slice).unwrap_or_default();
-        pods.iter().copied().filter(move |pod| {
+        let pods = self.inputs.pods.in_namespace(namespace).map(|(_, pod)| pod);
+        pods.filter(move |pod| {
             !matches!(pod.spec.phase, PodPhase::Succeeded | PodPhase::Failed)
                 && has_all(&pod.meta.labels, selector)
         })
@@ -187,13 +164,8 @@ impl<'a> Finder<'a> {
         namespace: &str,
         selector: &BTreeMap<String, String>,
     ) -> impl Iterator<Item = &'a Arc<Resource<WorkloadEntry>>> {
-        let entries = self.entries.get(namespace).map(Vec::as_slice).unwrap_or_default();
-        // Istio selects by the entry's own labels, which its metadata's complete.
-        entries.iter().copied().filter(move |entry| {
-            selector.iter().all(|(key, value)| {
-                entry.spec.labels.get(key).or_else(|| entry.meta.labels.get(key)) == Some(value)
-            })
-        })
+        let entries = self.inputs.workload_entries.in_namespace(namespace).map(|(_, entry)| entry);
+        entries.filter(move |entry| selects_entry(entry, selector))
     }
 
     /// Pods and WorkloadEntries that a ServiceEntry selects in its namespace.
@@ -247,24 +219,31 @@ impl<'a> Finder<'a> {
     }
 }
 
-fn of_pod(pod: &Key, (workload, labels, locality): &KnownPod, address: SocketAddr) -> Endpoint {
+fn of_pod(known: &KnownPod, address: SocketAddr) -> Endpoint {
     Endpoint {
         address,
-        id: pod.name.as_str().into(),
-        workload: workload.clone(),
-        labels: labels.clone(),
-        locality: locality.clone(),
+        id: known.workload.instance.clone(),
+        workload: known.workload.clone(),
+        labels: known.labels.clone(),
+        locality: known.locality.clone(),
         weight: 1,
     }
 }
 
+/// Istio selects by the entry's own labels, which its metadata's complete.
+pub(super) fn selects_entry(entry: &Resource<WorkloadEntry>, selector: &BTreeMap<String, String>) -> bool {
+    selector
+        .iter()
+        .all(|(key, value)| entry.spec.labels.get(key).or_else(|| entry.meta.labels.get(key)) == Some(value))
+}
+
 /// `region/zone/subzone` of a node, or what the slice says of the zone.
-pub(super) fn locality(inputs: &Inputs, node: &str, zone: &str) -> Arc<str> {
-    let node = inputs.nodes.get(&Key::new("", node)).map(|node| &node.spec);
+pub(crate) fn locality(nodes: &Objects<Node>, node: &str, zone: &str) -> String {
+    let node = nodes.get(&Key::new("", node)).map(|node| &node.spec);
     let region = node.map_or("", |node| &node.region);
     let zone = node.map(|node| &*node.zone).filter(|zone| !zone.is_empty()).unwrap_or(zone);
     let subzone = node.map_or("", |node| &node.subzone);
-    format!("{region}/{zone}/{subzone}").trim_end_matches('/').into()
+    format!("{region}/{zone}/{subzone}").trim_end_matches('/').to_owned()
 }
 
 /// An endpoint written in a WorkloadEntry or ServiceEntry; `None` if its address is a name or a unix socket.
@@ -289,7 +268,7 @@ pub(super) fn of_spec(
     })
 }
 
-fn has_all(labels: &BTreeMap<String, String>, wanted: &BTreeMap<String, String>) -> bool {
+pub(super) fn has_all(labels: &BTreeMap<String, String>, wanted: &BTreeMap<String, String>) -> bool {
     wanted.iter().all(|(key, value)| labels.get(key) == Some(value))
 }
 

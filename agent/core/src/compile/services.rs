@@ -3,29 +3,99 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use super::affected::Affected;
 use super::endpoints::{self, Finder};
 use super::{by_age, port_number};
 use crate::api::gateway::Port;
-use crate::api::meta::Resource;
+use crate::api::meta::{Key, Resource};
 use crate::api::service_entry::{Location, Resolution, ServiceEntry};
 use crate::cluster::{Discovery, DnsEndpoint, ServiceRef};
 use crate::diagnostic::{Code, Diagnostic, Severity};
 use crate::host::{Cidr, HostKey};
 use crate::inputs::Inputs;
 use crate::inventory::{self, Protocol, ServiceType, TrafficDistribution, Transport};
-use crate::snapshot::{Registry, Service, ServiceKind, ServicePort, State, Visibility};
+use crate::snapshot::{Mesh, Service, ServiceKind, ServicePort, Visibility};
 
 /// Who may see a Service that Kubernetes has no field for.
 const EXPORT_TO: &str = "networking.istio.io/exportTo";
 
-pub(super) fn compile(inputs: &Inputs, state: &mut State, diagnostics: &mut Vec<Diagnostic>) {
-    let finder = Finder::new(inputs);
-    let mut services: Vec<Service> =
-        inputs.services.values().map(|service| kubernetes(service, &finder, state)).collect();
-    let hosts: HashMap<Arc<str>, ()> = services.iter().map(|service| (service.host.clone(), ())).collect();
-    for entry in by_age(&inputs.service_entries) {
+/// The services of one compilation.
+#[derive(Debug, Default)]
+pub(super) struct Services {
+    /// Of Kubernetes, in the order of their objects; then of ServiceEntries, oldest first.
+    pub(super) all: Vec<Arc<Service>>,
+    /// How many are of Kubernetes.
+    of_kubernetes: usize,
+    pub(super) diagnostics: Vec<Diagnostic>,
+}
+
+/// Makes those services that are `affected`, and keeps the others of `before`.
+pub(super) fn compile(
+    finder: &Finder<'_>,
+    mesh: &Mesh,
+    affected: &Affected,
+    before: Option<(&Inputs, &Services)>,
+) -> Services {
+    let mut all = match before {
+        Some((inputs, before)) => update(finder, mesh, affected, inputs, before),
+        None => finder.inputs.services.values().map(|it| Arc::new(kubernetes(it, finder, mesh))).collect(),
+    };
+    let of_kubernetes = all.len();
+    let mut diagnostics = Vec::new();
+    match before {
+        Some((_, before)) if !affected.entries => {
+            all.extend(before.all.iter().skip(before.of_kubernetes).cloned());
+            diagnostics.clone_from(&before.diagnostics);
+        }
+        _ => all.extend(entries(finder, mesh, &mut diagnostics)),
+    }
+    Services { all, of_kubernetes, diagnostics }
+}
+
+/// The services of Kubernetes.
+fn update(
+    finder: &Finder<'_>,
+    mesh: &Mesh,
+    affected: &Affected,
+    inputs: &Inputs,
+    before: &Services,
+) -> Vec<Arc<Service>> {
+    let renew = |was: &Arc<Service>, service: &Arc<Resource<inventory::Service>>| {
+        let is = kubernetes(service, finder, mesh);
+        // What came out the same stays the same to all that are made of it.
+        if is == **was { was.clone() } else { Arc::new(is) }
+    };
+    let known = before.all.iter().take(before.of_kubernetes);
+    if inputs.services.is_same(&finder.inputs.services) {
+        let mut all: Vec<_> = known.cloned().collect();
+        for key in &affected.services {
+            if let (Some(at), Some(service)) = (inputs.services.position(key), inputs.services.get(key))
+                && let Some(there) = all.get_mut(at)
+            {
+                *there = renew(there, service);
+            }
+        }
+        return all;
+    }
+    let mut known = inputs.services.keys().zip(known).peekable();
+    let now = finder.inputs.services.iter().map(|(key, service)| {
+        while known.next_if(|(other, _)| *other < key).is_some() {}
+        match known.next_if(|(other, _)| *other == key) {
+            Some((_, was)) if affected.services.contains(key) => renew(was, service),
+            Some((_, was)) => was.clone(),
+            None => Arc::new(kubernetes(service, finder, mesh)),
+        }
+    });
+    now.collect()
+}
+
+/// The services of ServiceEntries. Several entries of one host in one namespace are one service.
+fn entries(finder: &Finder<'_>, mesh: &Mesh, diagnostics: &mut Vec<Diagnostic>) -> Vec<Arc<Service>> {
+    let mut services: Vec<Service> = Vec::new();
+    let mut known: HashMap<(&str, HostKey), usize> = HashMap::new();
+    for entry in by_age(&finder.inputs.service_entries) {
         for (index, host) in entry.spec.hosts.iter().enumerate() {
-            if hosts.contains_key(host.as_str()) {
+            if is_kubernetes(host, finder.inputs, mesh) {
                 diagnostics.push(entry.diagnostic(
                     Severity::Info,
                     Code::NoEffect,
@@ -34,25 +104,32 @@ pub(super) fn compile(inputs: &Inputs, state: &mut State, diagnostics: &mut Vec<
                 ));
                 continue;
             }
-            let made = service_entry(entry, host, &finder, state);
-            // Several entries of one host in one namespace are one service.
-            match services.iter_mut().find(|it| it.key == made.key && it.namespace == made.namespace) {
+            let made = service_entry(entry, host, finder, mesh);
+            let key = (&*entry.meta.namespace, made.key.clone());
+            match known.get(&key).and_then(|&at| services.get_mut(at)) {
                 Some(older) => unite(older, made),
-                None => services.push(made),
+                None => {
+                    known.insert(key, services.len());
+                    services.push(made);
+                }
             }
         }
     }
-    state.services = services.into_iter().map(Arc::new).collect();
-    state.registry = Registry::new(&state.services);
+    services.into_iter().map(Arc::new).collect()
 }
 
-fn kubernetes<'a>(
-    service: &'a Arc<Resource<inventory::Service>>,
-    finder: &Finder<'a>,
-    state: &State,
-) -> Service {
+/// Whether a host is the name of a Service.
+fn is_kubernetes(host: &str, inputs: &Inputs, mesh: &Mesh) -> bool {
+    let host = host.to_ascii_lowercase();
+    let short = host.strip_suffix(&*mesh.cluster_domain).and_then(|rest| rest.strip_suffix(".svc."));
+    let parts = short.and_then(|short| short.rsplit_once('.'));
+    parts.is_some_and(|(name, namespace)| inputs.services.contains_key(&Key::new(namespace, name)))
+}
+
+fn kubernetes(service: &Resource<inventory::Service>, finder: &Finder<'_>, mesh: &Mesh) -> Service {
     let (meta, spec) = (&service.meta, &service.spec);
-    let host: Arc<str> = format!("{}.{}.svc.{}", meta.name, meta.namespace, state.mesh.cluster_domain).into();
+    let (name, namespace): (Arc<str>, Arc<str>) = (meta.name.as_str().into(), meta.namespace.as_str().into());
+    let host: Arc<str> = format!("{}.{}.svc.{}", meta.name, meta.namespace, mesh.cluster_domain).into();
     let target: Option<Arc<str>> = spec.external_name.as_ref().map(|name| name.trim_end_matches('.').into());
     let kind = match (spec.service_type, target) {
         (ServiceType::ExternalName, target) => ServiceKind::ExternalName(target.unwrap_or_default()),
@@ -82,27 +159,27 @@ fn kubernetes<'a>(
             service: Arc::new(ServiceRef {
                 host: host.clone(),
                 port: port.number,
-                name: meta.name.as_str().into(),
-                namespace: meta.namespace.as_str().into(),
+                name: name.clone(),
+                namespace: namespace.clone(),
             }),
         }
     });
     Service {
         ports: ports.collect(),
         key: HostKey::parse(&host),
-        name: meta.name.as_str().into(),
-        namespace: meta.namespace.as_str().into(),
+        name,
+        namespace,
         addresses: spec.cluster_ips.iter().map(|address| address.to_canonical()).collect(),
         ranges: Vec::new(),
         is_external: false,
         traffic_distribution: spec.traffic_distribution,
-        visibility: Visibility::of(&export_to, &meta.namespace, &state.mesh.service_export),
+        visibility: Visibility::of(&export_to, &meta.namespace, &mesh.service_export),
         kind,
         host,
     }
 }
 
-fn service_entry(entry: &Resource<ServiceEntry>, host: &str, finder: &Finder<'_>, state: &State) -> Service {
+fn service_entry(entry: &Resource<ServiceEntry>, host: &str, finder: &Finder<'_>, mesh: &Mesh) -> Service {
     let (meta, spec) = (&entry.meta, &entry.spec);
     let (mut addresses, mut ranges) = (Vec::new(), Vec::new());
     for range in spec.addresses.iter().filter_map(|address| address.parse::<Cidr>().ok()) {
@@ -122,7 +199,7 @@ fn service_entry(entry: &Resource<ServiceEntry>, host: &str, finder: &Finder<'_>
         is_external: spec.location == Location::MeshExternal,
         traffic_distribution: TrafficDistribution::of(&meta.annotations, None),
         key: HostKey::parse(host),
-        visibility: Visibility::of(&spec.export_to, &meta.namespace, &state.mesh.service_export),
+        visibility: Visibility::of(&spec.export_to, &meta.namespace, &mesh.service_export),
     }
 }
 

@@ -226,7 +226,7 @@ fn exports(inputs: &Inputs, diagnostics: &mut Vec<Diagnostic>) {
 
 /// Whether a namespace has objects of a kind.
 fn has_any<T>(objects: &Objects<T>, namespace: &str) -> bool {
-    objects.range(Key::new(namespace, "")..).next().is_some_and(|(key, _)| key.namespace == namespace)
+    objects.in_namespace(namespace).next().is_some()
 }
 
 fn export<T: Kinded>(

@@ -1,5 +1,6 @@
 //! VirtualServices: hosts and gateways completed, delegates merged in, rules compiled.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::http_route::{RuleContext, compile_rule};
@@ -11,13 +12,61 @@ use crate::host::{self, HostKey};
 use crate::inputs::Inputs;
 use crate::snapshot::{CompiledVirtualService, MESH, State, VirtualServices, Visibility};
 
-pub(super) fn compile(inputs: &Inputs, state: &mut State, diagnostics: &mut Vec<Diagnostic>) {
-    let all = by_age(&inputs.virtual_services);
+/// The VirtualServices of one compilation.
+#[derive(Debug, Default)]
+pub(super) struct Rules {
+    pub(super) all: Arc<VirtualServices>,
+    /// Each by itself, by the allocation of its object, which the inputs keep.
+    one: HashMap<usize, Arc<Made>>,
+    pub(super) diagnostics: Vec<Diagnostic>,
+}
+
+/// One VirtualService, and what it was made of besides its own object.
+#[derive(Debug)]
+struct Made {
+    delegates: Vec<Option<Arc<Resource<VirtualService>>>>,
+    compiled: Arc<CompiledVirtualService>,
+    diagnostics: Vec<Diagnostic>,
+}
+
+/// Makes those that are new, and keeps the others of `before`, which knew services of the same names.
+pub(super) fn compile(inputs: &Inputs, state: &State, before: Option<(&Inputs, &Arc<Rules>)>) -> Arc<Rules> {
+    if let Some((old, before)) = before
+        && old.virtual_services.is_same(&inputs.virtual_services)
+    {
+        return before.clone();
+    }
+    let mut rules = Rules::default();
+    let mut all = Vec::new();
     // A delegate without a root does nothing by itself.
-    let roots = all.into_iter().filter(|resource| !resource.spec.hosts.is_empty());
-    let compiled: Vec<_> =
-        roots.map(|resource| Arc::new(one(resource, inputs, state, diagnostics))).collect();
-    state.virtual_services = VirtualServices::new(compiled);
+    for root in by_age(&inputs.virtual_services).into_iter().filter(|root| !root.spec.hosts.is_empty()) {
+        let address = Arc::as_ptr(root).addr();
+        let delegates = delegates(root, inputs);
+        let is_same = |made: &&Arc<Made>| {
+            let pairs = made.delegates.iter().zip(&delegates);
+            made.delegates.len() == delegates.len()
+                && pairs
+                    .into_iter()
+                    .all(|(was, is)| was.as_ref().map(Arc::as_ptr) == is.as_ref().map(Arc::as_ptr))
+        };
+        let known = before.and_then(|(_, before)| before.one.get(&address)).filter(is_same).cloned();
+        let made = known.unwrap_or_else(|| {
+            let mut diagnostics = Vec::new();
+            let compiled = Arc::new(one(root, inputs, state, &mut diagnostics));
+            Arc::new(Made { delegates, compiled, diagnostics })
+        });
+        all.push(made.compiled.clone());
+        rules.diagnostics.extend(made.diagnostics.iter().cloned());
+        rules.one.insert(address, made);
+    }
+    rules.all = Arc::new(VirtualServices::new(all));
+    Arc::new(rules)
+}
+
+/// Those that the rules of `root` name as delegates, in the order of the rules; `None` for one that is not there.
+fn delegates(root: &Resource<VirtualService>, inputs: &Inputs) -> Vec<Option<Arc<Resource<VirtualService>>>> {
+    let targets = root.spec.http.iter().filter_map(|rule| rule.delegate.as_ref());
+    targets.map(|target| inputs.virtual_services.get(&delegate::key(root, target)).cloned()).collect()
 }
 
 fn one(

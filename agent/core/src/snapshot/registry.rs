@@ -11,7 +11,7 @@ use crate::inventory::Protocol;
 use std::sync::Arc;
 
 /// Positions are those in the list of services it was made of.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, PartialEq)]
 pub(crate) struct Registry {
     /// Host in lower case, best first.
     pub(crate) by_host: HashMap<Box<str>, Vec<u32>>,
@@ -102,6 +102,13 @@ impl Registry {
                 push_once(self.without_address.entry(port.number).or_default(), position);
             }
         }
+    }
+
+    /// Whether both know the same hosts.
+    pub(crate) fn has_same_names(&self, other: &Self) -> bool {
+        std::ptr::eq(self, other)
+            || self.by_host.len() == other.by_host.len()
+                && self.by_host.keys().all(|host| other.by_host.contains_key(host))
     }
 
     /// Whether a service has the host, or one of the hosts. `*` is every service's.

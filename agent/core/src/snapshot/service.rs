@@ -9,7 +9,7 @@ use crate::host::{Cidr, HostKey};
 use crate::inventory::{Protocol, TrafficDistribution};
 
 /// Something clients can call.
-#[derive(Debug)]
+#[derive(Debug, PartialEq)]
 pub struct Service {
     /// FQDN, or a ServiceEntry's host (which may be a wildcard).
     pub host: Arc<str>,
@@ -47,7 +47,7 @@ pub enum ServiceKind {
 }
 
 /// A port of a service with what is behind it.
-#[derive(Debug)]
+#[derive(Debug, PartialEq)]
 pub struct ServicePort {
     /// Its name, may be empty.
     pub name: Arc<str>,
@@ -69,6 +69,22 @@ impl Service {
     /// The port `number`.
     pub fn port(&self, number: u16) -> Option<&ServicePort> {
         self.ports.iter().find(|port| port.number == number)
+    }
+
+    /// Whether all that finds it is the same: names, addresses, ports; of a headless service its endpoints' addresses too.
+    pub(crate) fn is_found_alike(&self, other: &Self) -> bool {
+        let is_headless = self.kind == ServiceKind::Headless;
+        let addresses = |port: &ServicePort| -> Vec<IpAddr> {
+            let excluded = port.excluded.iter().map(|endpoint| endpoint.address.ip());
+            port.endpoints.iter().map(|endpoint| endpoint.address.ip()).chain(excluded).collect()
+        };
+        let port = |port: &ServicePort| (port.number, port.protocol, is_headless.then(|| addresses(port)));
+        self.key == other.key
+            && self.host == other.host
+            && self.kind == other.kind
+            && self.addresses == other.addresses
+            && self.ranges == other.ranges
+            && self.ports.iter().map(port).eq(other.ports.iter().map(port))
     }
 
     /// Whether clients find it by Host or SNI only.

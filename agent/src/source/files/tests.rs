@@ -371,6 +371,10 @@ fn the_examples_apply_without_errors() {
     let errors: Vec<_> =
         loaded.diagnostics.iter().filter(|said| said.is_error()).map(ToString::to_string).collect();
     assert_eq!(errors, Vec::<String>::new());
-    assert!(loaded.inputs.virtual_services.len() >= 3, "{:?}", loaded.inputs.virtual_services.keys());
+    assert!(
+        loaded.inputs.virtual_services.len() >= 3,
+        "{:?}",
+        loaded.inputs.virtual_services.keys().collect::<Vec<_>>()
+    );
     assert!(!loaded.inputs.gateways.is_empty() && !loaded.inputs.services.is_empty());
 }
