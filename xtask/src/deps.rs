@@ -58,7 +58,8 @@ const CRATES: &[Crate] = &[
     Crate { name: "undermesh-redirect", may_use: &["undermesh-core", "undermesh-common"], never: AGENTS_OWN },
     Crate {
         name: "undermesh",
-        may_use: &["undermesh-core", "undermesh-proxy", "undermesh-redirect"],
+        // The worlds are for its benchmark alone.
+        may_use: &["undermesh-core", "undermesh-proxy", "undermesh-redirect", "undermesh-worlds"],
         never: &["aya-ebpf"],
     },
     // Above all of them.
@@ -71,6 +72,12 @@ const CRATES: &[Crate] = &[
             "undermesh-redirect",
             "undermesh-common",
         ],
+        never: &[],
+    },
+    Crate { name: "undermesh-worlds", may_use: &["undermesh-core"], never: EDGES },
+    Crate {
+        name: "undermesh-fuzz",
+        may_use: &["undermesh", "undermesh-core", "undermesh-proxy", "undermesh-worlds"],
         never: &[],
     },
     Crate { name: "xtask", may_use: &["undermesh-tests"], never: &[] },

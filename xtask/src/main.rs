@@ -7,6 +7,7 @@ mod cargo;
 mod ci;
 mod demo;
 mod deps;
+mod fuzz;
 mod lint;
 mod test;
 
@@ -25,6 +26,7 @@ use clap::{Parser, Subcommand};
   cargo xtask test               everything that is tested; as root for the kernel's part
   cargo xtask test --only unit   the part that needs neither root nor BPF
   cargo xtask bench              cost per request beside HAProxy and Envoy; as root
+  cargo xtask fuzz               what must hold for any input, with made-up inputs
   cargo xtask ci                 what has to be green before a merge"
 )]
 struct Arguments {
@@ -40,6 +42,7 @@ enum Verb {
     Bpf(bpf::Args),
     Lint(lint::Args),
     Deps(deps::Args),
+    Fuzz(fuzz::Args),
     Ci(ci::Args),
 }
 
@@ -51,6 +54,7 @@ fn main() -> ExitCode {
         Verb::Bpf(args) => bpf::run(&args),
         Verb::Lint(args) => lint::run(&args),
         Verb::Deps(args) => deps::run(&args),
+        Verb::Fuzz(args) => fuzz::run(&args),
         Verb::Ci(args) => ci::run(&args),
     };
     match outcome {

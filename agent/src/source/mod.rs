@@ -8,5 +8,3 @@ pub mod yaml;
 
 #[cfg(test)]
 mod conformance;
-#[cfg(test)]
-mod fuzz;
