@@ -65,8 +65,7 @@ pub(crate) struct Connections {
 }
 
 struct Info {
-    caller: Arc<str>,
-    peer: Peer,
+    path: Rc<HttpPath>,
     since: Instant,
     protocol: Cell<&'static str>,
     worker: usize,
@@ -83,9 +82,9 @@ impl Connections {
     pub(crate) fn rows(&self) -> Vec<ConnectionRow> {
         let open = self.open.borrow();
         let row = |info: &Rc<Info>| ConnectionRow {
-            source: info.caller.clone(),
-            remote: info.peer.remote,
-            dialled: info.peer.dialled,
+            source: info.path.caller.caller.id.clone(),
+            remote: info.path.peer.remote,
+            dialled: info.path.peer.dialled,
             protocol: info.protocol.get(),
             age: info.since.elapsed(),
             worker: info.worker,
@@ -104,7 +103,7 @@ impl Connections {
 
     /// Closes the connections of a client that is gone.
     pub(crate) fn close_of(&self, caller: &str) {
-        for info in self.open.borrow().values().filter(|info| &*info.caller == caller) {
+        for info in self.open.borrow().values().filter(|info| *info.path.caller.caller.id == *caller) {
             if let Some(abort) = &*info.abort.borrow() {
                 abort.abort();
             }
@@ -137,13 +136,12 @@ pub(crate) fn start(worker: &Rc<Worker>, io: std::net::TcpStream, arrival: Arriv
 }
 
 /// Serves a connection in a task of its own.
-pub(crate) fn serve(worker: &Rc<Worker>, io: TcpStream, arrival: Arrival) {
+pub(crate) fn serve(worker: &Rc<Worker>, io: TcpStream, Arrival { caller, target, peer }: Arrival) {
     let connections = &worker.connections;
     let id = connections.next.get();
     connections.next.set(id + 1);
     let info = Rc::new(Info {
-        caller: arrival.caller.id.clone(),
-        peer: arrival.peer,
+        path: Rc::new(HttpPath::new(worker.clone(), worker.caller(&caller), target, peer)),
         since: Instant::now(),
         protocol: Cell::new("-"),
         worker: worker.index,
@@ -155,8 +153,7 @@ pub(crate) fn serve(worker: &Rc<Worker>, io: TcpStream, arrival: Arrival) {
     if let Some(load) = worker.load() {
         load.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
     }
-    let task =
-        tokio::task::spawn_local(life(Listed { worker: worker.clone(), id }, io, arrival, info.clone()));
+    let task = tokio::task::spawn_local(life(Listed { worker: worker.clone(), id }, io, info.clone()));
     *info.abort.borrow_mut() = Some(task.abort_handle());
 }
 
@@ -172,17 +169,9 @@ enum Speaks {
 
 /// A connection's life. Not an `async fn`, and the rare parts boxed: what its future has room for counts for every idle
 /// connection, and an argument of an `async fn` counts twice.
-fn life(
-    listed: Listed,
-    io: TcpStream,
-    Arrival { caller, target, peer }: Arrival,
-    info: Rc<Info>,
-) -> impl Future<Output = ()> {
+fn life(listed: Listed, io: TcpStream, info: Rc<Info>) -> impl Future<Output = ()> {
     // Answers are small and must not wait for more; a socket that refuses is about to fail anyway.
     let _ = io.set_nodelay(true);
-    let worker = listed.worker.clone();
-    let caller = worker.caller(&caller);
-    let path = Rc::new(HttpPath::new(worker, caller, target, peer));
     async move {
         let listed = listed;
         poll_fn(|context| {
@@ -190,16 +179,16 @@ fn life(
             Poll::Ready(())
         })
         .await;
-        let worker = &listed.worker;
-        match Box::pin(recognise(&path, &io)).await {
+        let (worker, path) = (&listed.worker, &info.path);
+        match Box::pin(recognise(path, &io)).await {
             Speaks::Http1 => {
                 info.protocol.set("HTTP/1.1");
-                let settings = worker.http1_settings(target);
-                http1::serve(io, path, settings, worker.buffers.clone(), &[]).await;
+                let settings = worker.http1_settings(path.target);
+                http1::serve(io, path.clone(), settings, worker.buffers.clone(), &[]).await;
             }
             Speaks::Http2 => {
                 info.protocol.set("HTTP/2");
-                Box::pin(serve_http2(path, io)).await;
+                Box::pin(serve_http2(path.clone(), io)).await;
             }
             Speaks::Opaque(outlet, early) => {
                 info.protocol.set("TCP");
