@@ -133,6 +133,7 @@ impl Neighbour {
                 waiting: Waiters::default(),
                 idle: RefCell::default(),
                 http2: tokio::sync::Mutex::default(),
+                http2_failures: Cell::default(),
                 max_requests: Cell::new(u32::MAX),
                 idle_timeout: Cell::new(None),
                 max_age: Cell::new(None),
@@ -306,6 +307,8 @@ pub(crate) struct EndpointPool {
     idle: RefCell<VecDeque<Idle>>,
     /// HTTP/2 connections; one, unless it is full.
     http2: tokio::sync::Mutex<Vec<Shared>>,
+    /// How many HTTP/2 connections could not be made, and why the last one could not.
+    http2_failures: Cell<(u32, Option<ConnectError>)>,
     /// `maxRequestsPerConnection` as of the newest request.
     max_requests: Cell<u32>,
     /// `http.idleTimeout` as of the newest request.
@@ -439,13 +442,22 @@ impl EndpointPool {
                 pending = Some(self.neighbour.wait(limits)?);
             }
             {
+                let (failures, _) = self.http2_failures.get();
                 // Held while a connection is opened, so that requests that come together open one.
                 let mut shared = self.http2.lock().await;
                 if let Some(stream) = self.join(&mut shared, &terms) {
                     return Ok(stream);
                 }
+                // Who waited for a connection that could not be made fails with it (Envoy): each trying again by itself, one
+                // after the other, would wait for a silent endpoint once for each that came before.
+                match self.http2_failures.get() {
+                    (now, Some(error)) if now != failures => return Err(error),
+                    _ => {}
+                }
                 if self.neighbour.try_admit(self, limits) {
-                    let mut one = self.open_http2(limits).await?;
+                    let mut one = self.open_http2(limits).await.inspect_err(|error| {
+                        self.http2_failures.set((failures.wrapping_add(1), Some(*error)));
+                    })?;
                     let stream = one.stream(self);
                     shared.push(one);
                     return Ok(stream);

@@ -169,6 +169,16 @@ fn a_request_that_waits_for_its_connection_to_be_made_is_pending_too() {
 }
 
 #[test]
+fn requests_that_wait_for_one_connection_fail_with_it() {
+    let (address, _queue) = silent();
+    let world = world("http2", &[address], json!({"tcp": {"connectTimeout": "500ms"}}), 1);
+    let started = Instant::now();
+    assert_eq!(at_once(&world, 12), [503; 12]);
+    // Three tries, each of them once for all.
+    assert!(started.elapsed() < Duration::from_secs(4), "{:?}", started.elapsed());
+}
+
+#[test]
 fn opaque_connections_over_the_limit_are_closed_whichever_worker_has_them() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
