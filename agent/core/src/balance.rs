@@ -76,6 +76,13 @@ pub struct Cursor {
     group: u32,
 }
 
+impl Cursor {
+    /// At a place in the round; a random one for each client, as in Envoy, or they would all begin with the same endpoint.
+    pub fn starting_at(place: u64) -> Self {
+        Self { turn: place as u32, group: (place >> 32) as u32 }
+    }
+}
+
 /// No endpoint can serve the request: 503, flag UH.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum NoEndpoint {

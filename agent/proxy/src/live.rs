@@ -13,6 +13,7 @@ mod shared;
 
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
 use std::net::SocketAddr;
 use std::rc::{Rc, Weak};
@@ -112,7 +113,8 @@ impl Neighbour {
     pub(crate) fn new(gauges: Arc<Gauges>, sockets: Arc<dyn Sockets>, shard: Rc<Shard>) -> Rc<Self> {
         Rc::new(Self {
             gauges,
-            cursor: Cell::default(),
+            // Clients that ask seldom, and workers, must not all begin with the first endpoint.
+            cursor: Cell::new(Cursor::starting_at(RandomState::new().build_hasher().finish())),
             series: SeriesCache::default(),
             sockets,
             shard,
