@@ -18,7 +18,7 @@ impl RetryBudget {
     }
 }
 
-const SLOTS: u64 = 10;
+const SLOTS: u32 = 10;
 
 /// Requests of the last `budgetInterval`, give or take a tenth.
 #[derive(Debug)]
@@ -32,13 +32,13 @@ pub struct Window {
 impl Window {
     /// `None` without an interval.
     pub fn new(interval: Duration, now: Instant) -> Option<Self> {
-        let slot = interval / SLOTS as u32;
+        let slot = interval / SLOTS;
         (!slot.is_zero()).then(|| Self { start: now, slot, slots: Default::default() })
     }
 
     /// Whether it counts over `interval`.
     pub fn is_of(&self, interval: Duration) -> bool {
-        self.slot == interval / SLOTS as u32
+        self.slot == interval / SLOTS
     }
 
     /// Counts a request.
@@ -49,7 +49,7 @@ impl Window {
             let (of, count) = split(value);
             // A slot of an earlier round starts anew.
             let count = if of == number { count.saturating_add(1) } else { 1 };
-            Some(number << 32 | u64::from(count))
+            Some(u64::from(number) << 32 | u64::from(count))
         };
         // `grown` never declines.
         let _ = slot.fetch_update(Ordering::Relaxed, Ordering::Relaxed, grown);
@@ -60,20 +60,19 @@ impl Window {
         let number = self.number(now);
         let counted = |slot: &AtomicU64| {
             let (of, count) = split(slot.load(Ordering::Relaxed));
-            if of <= number && of + SLOTS > number { u64::from(count) } else { 0 }
+            if number.wrapping_sub(of) < SLOTS { u64::from(count) } else { 0 }
         };
         self.slots.iter().map(counted).sum()
     }
 
-    fn number(&self, now: Instant) -> u64 {
-        let passed = now.saturating_duration_since(self.start).as_nanos() / self.slot.as_nanos().max(1);
-        // 32 bits are kept of it: more than a year of the shortest slots.
-        u64::from(u32::try_from(passed).unwrap_or(u32::MAX))
+    /// Begins again after 2^32 slots: five days of the shortest ones.
+    fn number(&self, now: Instant) -> u32 {
+        (now.saturating_duration_since(self.start).as_nanos() / self.slot.as_nanos().max(1)) as u32
     }
 }
 
-fn split(value: u64) -> (u64, u32) {
-    (value >> 32, value as u32)
+fn split(value: u64) -> (u32, u32) {
+    ((value >> 32) as u32, value as u32)
 }
 
 #[cfg(test)]
@@ -114,6 +113,18 @@ mod tests {
         window.count(at(35));
         assert_eq!(window.requests(at(35)), 1, "a slot of an earlier round starts anew");
         assert_eq!(window.requests(at(500)), 0);
+    }
+
+    #[test]
+    fn a_window_that_lasts_longer_than_its_slots_have_numbers_still_forgets() {
+        let start = Instant::now();
+        let window = Window::new(Duration::from_millis(1), start).unwrap();
+        let later = start + Duration::from_millis(1 << 32) / 10;
+        for number in 0..40u32 {
+            let at = later + Duration::from_millis(1) * number;
+            window.count(at);
+            assert_eq!(window.requests(at), 1, "{number}");
+        }
     }
 
     #[test]
