@@ -9,7 +9,7 @@
 //! An Outlet is built when the first request after a new snapshot needs it, from `core`'s pure functions; Neighbours outlive
 //! it, so a change of routing neither closes connections nor forgets limits.
 
-use std::cell::{OnceCell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::HashMap;
 use std::fmt::Write;
 use std::net::{IpAddr, SocketAddr};
@@ -112,6 +112,7 @@ impl LocalCaller {
         if let Some(outlet) = self.outlets.borrow().get(&target)
             && outlet.generation == snapshot.generation()
         {
+            outlet.unused.set(0);
             return outlet.clone();
         }
         self.registry.acquaintances.follow(snapshot, Instant::now());
@@ -230,10 +231,13 @@ impl LocalCaller {
         }
     }
 
-    /// Closes what has been idle for too long and forgets what nobody uses: tables of older generations, clusters without
-    /// connections.
+    /// Closes what has been idle for too long and forgets what nobody uses: tables of older generations and of addresses not
+    /// dialled for a while, clusters without connections.
     pub(crate) fn sweep(&self, now: Instant, generation: u64) {
-        self.outlets.borrow_mut().retain(|_, outlet| outlet.generation == generation);
+        // A client may dial as many addresses as it likes: tables are kept for those it uses.
+        self.outlets
+            .borrow_mut()
+            .retain(|_, outlet| outlet.generation == generation && outlet.is_used_within(SWEEPS_UNUSED));
         let neighbours: Vec<_> =
             self.neighbours.borrow().iter().map(|(key, one)| (key.clone(), one.clone())).collect();
         for (key, neighbour) in neighbours {
@@ -267,7 +271,12 @@ pub(crate) struct Outlet {
     pub series: SeriesCache,
     /// Rendered ids of the rules met so far.
     rule_ids: RefCell<HashMap<RouteIndex, Option<Arc<str>>>>,
+    /// Sweeps since a connection had it.
+    unused: Cell<u32>,
 }
+
+/// How many sweeps, one a second, the tables of an address are kept without a connection.
+const SWEEPS_UNUSED: u32 = 60;
 
 enum Tables {
     Mesh(Arc<Outbound>),
@@ -296,7 +305,15 @@ impl Outlet {
             passthrough: OnceCell::new(),
             series: SeriesCache::default(),
             rule_ids: RefCell::default(),
+            unused: Cell::default(),
         }
+    }
+
+    /// Whether a connection has it, or had it within so many sweeps. To be asked once in each.
+    fn is_used_within(self: &Rc<Self>, sweeps: u32) -> bool {
+        let unused = if Rc::strong_count(self) > 1 { 0 } else { self.unused.get() + 1 };
+        self.unused.set(unused);
+        unused <= sweeps
     }
 
     /// The id of the rule behind a route, as logs and metrics have it; `None` for a plain service's default route.
