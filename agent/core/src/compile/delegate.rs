@@ -181,7 +181,8 @@ fn conflict(root: &HttpMatchRequest, own: &HttpMatchRequest) -> bool {
         .source_labels
         .iter()
         .any(|(key, value)| root.source_labels.get(key).is_some_and(|it| it != value));
-    let case = root.uri.is_some() && own.uri.is_some() && root.ignore_uri_case != own.ignore_uri_case;
+    // Also where one of them says nothing of the path.
+    let case = root.ignore_uri_case != own.ignore_uri_case;
     let port = matches!((root.port, own.port), (Some(root), Some(own)) if root != own);
     let namespace = !root.source_namespace.is_empty() && root.source_namespace != own.source_namespace;
     let gateways = !root.gateways.is_empty() && !own.gateways.iter().all(|it| root.gateways.contains(it));
@@ -196,5 +197,42 @@ fn string_conflict(root: Option<&StringMatch>, own: Option<&StringMatch>) -> boo
         (Condition::Exact(_), Condition::Prefix(_)) => true,
         (Condition::Prefix(root), Condition::Prefix(own) | Condition::Exact(own)) => !own.starts_with(root),
         (Condition::Present, _) | (_, Condition::Present) => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    #[test]
+    fn entries_conflict_where_istio_does_not_merge_them() {
+        let entry =
+            |value: &Value| -> HttpMatchRequest { serde_json::from_value(value.clone()).expect("an entry") };
+        let path = |kind: &str, text: &str| json!({"uri": {kind: text}});
+        for (root, own, want) in [
+            (json!({}), path("prefix", "/a"), false),
+            (path("prefix", "/a"), path("prefix", "/ab"), false),
+            (path("prefix", "/a"), path("exact", "/a/b"), false),
+            (path("prefix", "/a/b"), path("prefix", "/a"), true),
+            (path("exact", "/a"), path("prefix", "/a"), true),
+            (path("exact", "/a"), path("exact", "/a"), false),
+            (path("regex", "/a.*"), path("exact", "/a"), true),
+            (path("regex", "/a.*"), json!({}), false),
+            (json!({"ignoreUriCase": true, "uri": {"prefix": "/a"}}), path("prefix", "/a"), true),
+            (json!({"ignoreUriCase": true, "uri": {"prefix": "/a"}}), json!({"port": 80}), true),
+            (json!({"ignoreUriCase": true}), json!({"ignoreUriCase": true}), false),
+            (json!({"port": 80}), json!({"port": 81}), true),
+            (json!({"port": 80}), json!({}), false),
+            (json!({"sourceNamespace": "a"}), json!({}), true),
+            (json!({}), json!({"sourceNamespace": "a"}), false),
+            (json!({"gateways": ["g"]}), json!({}), false),
+            (json!({"gateways": ["g"]}), json!({"gateways": ["g", "h"]}), true),
+            (json!({"sourceLabels": {"a": "1"}}), json!({"sourceLabels": {"b": "1"}}), false),
+            (json!({"sourceLabels": {"a": "1"}}), json!({"sourceLabels": {"a": "2"}}), true),
+        ] {
+            assert_eq!(conflict(&entry(&root), &entry(&own)), want, "{root} with {own}");
+        }
     }
 }
