@@ -20,6 +20,7 @@ mod routes;
 mod service;
 mod visibility;
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -222,21 +223,22 @@ impl Snapshot {
 
     /// The ports of a gateway workload: of all Gateways whose selector finds `client.labels`, ascending.
     pub fn gateway(&self, client: &Client) -> Vec<GatewayPort> {
-        // A gateway knows its own name, and only the API server where its pod runs.
-        let pod = self.client_of_pod(&client.namespace, &client.workload);
-        let placed = pod.filter(|_| client.locality.is_empty()).map(|pod| Client {
-            locality: pod.locality,
-            node: pod.node,
-            ..client.clone()
-        });
-        gateway::ports(&self.state, placed.as_ref().unwrap_or(client))
+        gateway::ports(&self.state, &self.placed(client))
+    }
+
+    /// A gateway knows its own name, and only the API server where its pod runs.
+    fn placed<'a>(&self, client: &'a Client) -> Cow<'a, Client> {
+        match self.client_of_pod(&client.namespace, &client.workload) {
+            Some(pod) if client.locality.is_empty() => {
+                Cow::Owned(Client { locality: pod.locality, node: pod.node, ..client.clone() })
+            }
+            _ => Cow::Borrowed(client),
+        }
     }
 
     /// The port of a gateway workload that a connection to its address `local` means.
     pub fn gateway_port(&self, client: &Client, port: u16, local: IpAddr) -> Option<GatewayPort> {
-        let ports = self.gateway(client).into_iter().filter(|it| it.port == port);
-        let fitting = ports.filter_map(|it| Some((gateway::fit(it.bind, local)?, it)));
-        fitting.min_by_key(|(fit, _)| *fit).map(|(_, port)| port)
+        gateway::port_at(&self.state, &self.placed(client), port, local)
     }
 }
 

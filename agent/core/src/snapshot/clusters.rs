@@ -1,5 +1,6 @@
 //! Clusters for one client: which service a destination means, which endpoints are in it, what remains of its policy.
 
+use std::cell::OnceCell;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -25,6 +26,8 @@ pub(crate) struct Clusters<'a> {
     /// The address dialled, if any.
     dialled: Option<IpAddr>,
     made: HashMap<ClusterKey, Arc<Cluster>>,
+    /// The localities of the pods like the client, once they were looked for.
+    peers: OnceCell<Vec<&'a str>>,
 }
 
 impl<'a> Clusters<'a> {
@@ -33,7 +36,7 @@ impl<'a> Clusters<'a> {
             ClientKind::Mesh => Scope::of(&state.scopes, client, &state.mesh.root_namespace),
             ClientKind::Gateway => None,
         };
-        Self { state, client, scope, dialled, made: HashMap::new() }
+        Self { state, client, scope, dialled, made: HashMap::new(), peers: OnceCell::new() }
     }
 
     pub(crate) fn client(&self) -> &'a Client {
@@ -149,8 +152,8 @@ impl<'a> Clusters<'a> {
             blocks.refusal().map_or(Availability::Known, |why| Availability::Refused(why.into()));
         let policy = blocks.policy(balancer, mesh.connect_timeout);
         let panic_percent = policy.outlier_detection.as_ref().map(|it| it.min_health_percent);
-        let clients = if setting.counts_clients() { self.clients_like_this() } else { Vec::new() };
-        let layout = locality::lay_out(setting, &endpoints, self.client, panic_percent, &clients);
+        let clients = if setting.counts_clients() { self.clients_like_this() } else { &[] };
+        let layout = locality::lay_out(setting, &endpoints, self.client, panic_percent, clients);
         // Where all are equal, the list is the service's own, shared by all clients.
         if layout.levels.is_some() || !layout.left_out.is_empty() {
             let left_out = layout.left_out.iter().map(|it| exclude(it, locality::NOT_DISTRIBUTED));
@@ -174,11 +177,13 @@ impl<'a> Clusters<'a> {
     }
 
     /// The localities of the pods of the client's own service, if it belongs to one.
-    fn clients_like_this(&self) -> Vec<&'a str> {
-        let is_client = |endpoint: &Endpoint| self.client.addresses.contains(&endpoint.address.ip());
-        let mut ports = self.state.services.iter().flat_map(|service| &service.ports);
-        let own = ports.find(|port| port.endpoints.iter().any(is_client));
-        own.map_or_else(Vec::new, |port| port.endpoints.iter().map(|it| &*it.locality).collect())
+    fn clients_like_this(&self) -> &[&'a str] {
+        self.peers.get_or_init(|| {
+            let is_client = |endpoint: &Endpoint| self.client.addresses.contains(&endpoint.address.ip());
+            let mut ports = self.state.services.iter().flat_map(|service| &service.ports);
+            let own = ports.find(|port| port.endpoints.iter().any(is_client));
+            own.map_or_else(Vec::new, |port| port.endpoints.iter().map(|it| &*it.locality).collect())
+        })
     }
 
     /// The endpoints of a subset (`None`: all).

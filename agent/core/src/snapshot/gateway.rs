@@ -146,6 +146,14 @@ pub(super) fn ports(state: &State, client: &Client) -> Vec<GatewayPort> {
     listeners(state, &client.labels).iter().map(|listener| port(state, client, listener)).collect()
 }
 
+/// The port that a connection to the address `local` of the workload means: only its rules are worked out.
+pub(super) fn port_at(state: &State, client: &Client, number: u16, local: IpAddr) -> Option<GatewayPort> {
+    let listeners = listeners(state, &client.labels);
+    let fitting = listeners.iter().filter(|it| it.port == number);
+    let best = fitting.filter_map(|it| Some((fit(it.bind, local)?, it))).min_by_key(|(fit, _)| *fit)?;
+    Some(port(state, client, best.1))
+}
+
 fn port(state: &State, client: &Client, listener: &Listener<'_>) -> GatewayPort {
     let mut clusters = Clusters::new(state, client, None);
     let (port, protocol) = (listener.port, listener.family());
@@ -181,7 +189,7 @@ fn server_ref((gateway, server): Server<'_>, idle: Option<Arc<str>>) -> GatewayS
 }
 
 /// How well a listener fits a connection that arrived at `local`: its address, all of a family, all. `None`: not at all.
-pub(super) fn fit(bind: Option<IpAddr>, local: IpAddr) -> Option<u8> {
+fn fit(bind: Option<IpAddr>, local: IpAddr) -> Option<u8> {
     match bind {
         Some(address) if address == local => Some(0),
         Some(IpAddr::V4(Ipv4Addr::UNSPECIFIED)) if local.is_ipv4() => Some(1),
