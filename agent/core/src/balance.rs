@@ -28,9 +28,11 @@ use rand_core::RngCore;
 
 use crate::cluster::{Cluster, Endpoint};
 use crate::policy::{Balancer, Policy, Warmup};
+pub use consistent_hash::Unmade;
 use consistent_hash::{Hashing, Tables};
 pub use hash_key::Hashed;
 use levels::{Count, Level, Levels, Loads, MAX_LEVELS, excluded};
+pub(crate) use ring_hash::MAX_SIZE as MAX_RING;
 
 /// How often a pick is repeated to avoid an endpoint tried before (Envoy: `host_selection_retry_max_attempts`, Istio: 5).
 const RETRY_PICKS: u32 = 5;

@@ -155,6 +155,13 @@ impl Snapshot {
         Self { generation, ..self }
     }
 
+    /// The same snapshot as the one that follows `earlier`, with what that one had worked out and still holds.
+    #[must_use]
+    pub fn following(self, earlier: &Self) -> Self {
+        self.state.hash_tables.inherit(&earlier.state.hash_tables);
+        self.with_generation(earlier.generation + 1)
+    }
+
     /// The destinations the kernel must bring to the proxy: TCP service addresses of all families (cluster IPs, endpoints of
     /// headless services by service port, ServiceEntry addresses), and ports claimed on any address. In order, each once.
     pub fn captures(&self) -> impl Iterator<Item = Capture> + use<> {

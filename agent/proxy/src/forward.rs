@@ -91,6 +91,11 @@ impl HttpPath {
         tries: &mut Tries,
         exchange: &mut X,
     ) -> Attempt {
+        if bound.is_unprepared()
+            && let Err(end) = Box::pin(in_time(bound.prepare(), limits, exchange)).await
+        {
+            return end;
+        }
         let endpoint = match tries.same_endpoint.take() {
             Some(endpoint) => Some(endpoint),
             None => {

@@ -83,6 +83,9 @@ pub(crate) async fn connect(
             return Early::failed(decision, Some(bound), ResponseFlags::UPSTREAM_CONNECTION_FAILURE);
         }
     }
+    if bound.is_unprepared() {
+        bound.prepare().await;
+    }
     let hash = bound.cluster.policy.consistent_hash.as_ref();
     let hash = hash.and_then(|hash| hash.key.as_ref()?.of_connection(caller.source_ip(peer, outlet.target)));
     let picked = bound.pick(&Ask { hash, ..Ask::default() }, &mut *worker.rng.borrow_mut());

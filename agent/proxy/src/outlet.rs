@@ -172,6 +172,7 @@ impl LocalCaller {
             window,
             warming,
             resolution,
+            preparing: Default::default(),
         });
         let mut all = outlet.bound.borrow_mut();
         all.retain(|other| !Arc::ptr_eq(&other.of, of));
@@ -389,6 +390,7 @@ pub(crate) struct Bound {
     warming: Option<Warming>,
     /// Where its endpoints have only names.
     resolution: Option<Resolution>,
+    preparing: tokio::sync::Mutex<()>,
 }
 
 impl Bound {
@@ -407,6 +409,21 @@ impl Bound {
         let picked = balance::pick(&self.cluster, ask, &Picture { bound: self, now }, &mut cursor, rng);
         self.neighbour.cursor.set(cursor);
         picked.ok().filter(|&index| index < self.pools.len())
+    }
+
+    /// Whether [`Self::prepare`] has something to do before a pick.
+    pub(crate) fn is_unprepared(&self) -> bool {
+        self.cluster.spread.unmade().is_some()
+    }
+
+    /// Has large hash tables made by another thread, once for all of this worker who wait for them: making one takes as long
+    /// as thousands of requests, and those are not to wait.
+    pub(crate) async fn prepare(&self) {
+        let _turn = self.preparing.lock().await;
+        if let Some(unmade) = self.cluster.spread.unmade() {
+            // What is not made then is made by the pick.
+            let _ = tokio::task::spawn_blocking(move || unmade.make()).await;
+        }
     }
 
     /// A try has a connection; `now` is when.
@@ -490,3 +507,6 @@ pub(crate) fn workload_labels(side: &str, workload: Option<&Workload>, with_clus
     }
     out
 }
+
+#[cfg(test)]
+mod tests;

@@ -46,14 +46,14 @@ impl Published {
     /// Compiles and swaps. Diagnostics that were not there before are logged, once each.
     pub fn publish(&self, loaded: Loaded) -> Arc<Snapshot> {
         let before = self.config.load_full();
-        let generation = before.generation + 1;
         let started = Instant::now();
         let compiled = self.compiler.lock().unwrap_or_else(PoisonError::into_inner).compile(&loaded.inputs);
         let compile_us = started.elapsed().as_micros() as u64;
         let mut diagnostics = loaded.diagnostics;
         diagnostics.extend(compiled.diagnostics);
         log_new(&before.diagnostics, &diagnostics);
-        let snapshot = Arc::new(compiled.snapshot.with_generation(generation));
+        let snapshot = Arc::new(compiled.snapshot.following(&self.snapshot.load()));
+        let generation = snapshot.generation();
         self.snapshot.store(snapshot.clone());
         let errors = diagnostics.iter().filter(|diagnostic| diagnostic.severity == Severity::Error).count();
         tracing::info!(

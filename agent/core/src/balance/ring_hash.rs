@@ -9,8 +9,16 @@ use std::net::SocketAddr;
 
 use super::xxhash;
 
-/// Envoy: `maximum_ring_size`.
-const MAX_SIZE: u64 = 8 << 20;
+/// Envoy: `maximum_ring_size`. Its default is eight times as much, 128 MiB for one service; who writes rules must not be able
+/// to take a node's memory with a few of those, and a key's chances are as good with a million places.
+pub(crate) const MAX_SIZE: u64 = 1 << 20;
+
+/// How many places a ring for `hosts` has: the endpoint with the least weight gets a whole number of them.
+pub(super) fn places(hosts: &[(SocketAddr, f64)], minimum_size: u64) -> f64 {
+    let minimum_size = minimum_size.clamp(1, MAX_SIZE) as f64;
+    let smallest = hosts.iter().map(|&(_, share)| share).fold(1.0, f64::min);
+    if smallest <= 0.0 { 0.0 } else { ((smallest * minimum_size).ceil() / smallest).min(MAX_SIZE as f64) }
+}
 
 /// Places in the order of their hashes, with the position of the endpoint.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,13 +27,7 @@ pub(super) struct Ring(Box<[(u64, u32)]>);
 impl Ring {
     /// `hosts` with their shares, which sum up to 1.
     pub(super) fn new(hosts: &[(SocketAddr, f64)], minimum_size: u64) -> Self {
-        let minimum_size = minimum_size.clamp(1, MAX_SIZE) as f64;
-        let smallest = hosts.iter().map(|&(_, share)| share).fold(1.0, f64::min);
-        if smallest <= 0.0 {
-            return Self(Box::from([]));
-        }
-        // The endpoint with the least weight gets a whole number of places.
-        let scale = ((smallest * minimum_size).ceil() / smallest).min(MAX_SIZE as f64);
+        let scale = places(hosts, minimum_size);
         let mut places = Vec::with_capacity(scale.ceil() as usize);
         // Sums over all endpoints, so that fractions of places are not lost.
         let (mut current, mut target) = (0.0, 0.0);

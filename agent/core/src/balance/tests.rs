@@ -305,6 +305,57 @@ fn a_table_is_made_once_for_the_same_endpoints() {
     assert!(!other.tables[0].is_made());
 }
 
+#[test]
+fn the_next_snapshot_takes_over_what_was_made_and_nothing_else() {
+    let (first, second) = (Tables::default(), Tables::default());
+    let (all, others) = (endpoints(&[1, 1]), endpoints(&[1, 2]));
+    let maglev = policy(Balancer::Maglev);
+    owners(&Spread::new(&maglev, &all, None, &first), &all, &Pool::default(), 1);
+    Spread::new(&maglev, &others, None, &first);
+    second.inherit(&first);
+    assert!(Spread::new(&maglev, &all, None, &second).tables[0].is_made());
+    assert!(!Spread::new(&maglev, &others, None, &second).tables[0].is_made());
+    // Used by nobody since, it is forgotten.
+    let (third, fourth) = (Tables::default(), Tables::default());
+    fourth.inherit(&third);
+    assert!(!Spread::new(&maglev, &all, None, &fourth).tables[0].is_made());
+}
+
+#[test]
+fn large_tables_are_offered_before_a_pick_has_to_make_them() {
+    let all = endpoints(&[1, 1]);
+    let of = |table| {
+        let hash = ConsistentHash { key: None, table };
+        Spread::flat(&Policy { consistent_hash: Some(Arc::new(hash)), ..policy(Balancer::RingHash) }, &all)
+    };
+    for usual in [HashTable::Ring { minimum_size: 1024 }, HashTable::Maglev { size: 65_537 }] {
+        assert!(of(usual).unmade().is_none(), "{usual:?}");
+    }
+    for large in [HashTable::Ring { minimum_size: 200_000 }, HashTable::Maglev { size: 200_003 }] {
+        let spread = of(large);
+        spread.unmade().expect("a large table").make();
+        assert!(spread.unmade().is_none() && spread.tables[0].is_made(), "{large:?}");
+    }
+    assert!(Spread::flat(&policy(Balancer::LeastRequest), &all).unmade().is_none());
+}
+
+#[test]
+fn a_ring_is_bounded_whatever_is_asked_for() {
+    let even: Vec<_> = endpoints(&[1; 3]).iter().map(|it| (it.address, 1.0 / 3.0)).collect();
+    let (tiny, huge) = (even[0].0, even[1].0);
+    let uneven = [(tiny, 1e-9), (huge, 1.0 - 1e-9)];
+    for (hosts, minimum, want) in [
+        (&even[..], 1024, 1026.0),
+        (&even, u64::MAX, MAX_RING as f64),
+        (&even, 0, 3.0),
+        (&uneven, 1024, MAX_RING as f64),
+        (&[], 1024, 1024.0),
+    ] {
+        let places = ring_hash::places(hosts, minimum);
+        assert!((places - want).abs() < 1e-6, "{minimum} for {hosts:?}: {places}");
+    }
+}
+
 /// Levels of so many endpoints each, without groups.
 fn levels(sizes: &[usize], panic_percent: u32) -> Levels {
     let mut start = 0;

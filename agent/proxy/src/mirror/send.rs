@@ -81,6 +81,9 @@ async fn deliver(
     let gauges = &bound.neighbour.gauges;
     let _copy = permit(gauges, |gauges| &gauges.copies, MAX_COPIES).ok_or(Unsent::Overflow)?;
     let _active = permit(gauges, |gauges| &gauges.requests, pool.max_requests).ok_or(Unsent::Overflow)?;
+    if bound.is_unprepared() {
+        bound.prepare().await;
+    }
     let ask = Ask { hash: target.hash, ..Ask::default() };
     let index = bound.pick(&ask, &mut *worker.rng.borrow_mut()).ok_or(Unsent::Failed)?;
     let endpoint = bound.pools.get(index).ok_or(Unsent::Failed)?;

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -48,6 +49,35 @@ fn a_key_leads_to_one_endpoint_and_keys_spread() {
         // Without a key, anybody.
         assert!(reached(&world, "/", &[], 40).len() >= 3, "{by}");
     }
+}
+
+#[test]
+fn nobody_waits_for_the_large_table_of_another_service() {
+    let upstreams = upstreams();
+    let by = json!({"httpHeaderName": "x-user", "ringHash": {"minimumRingSize": 200_000}});
+    let mut objects = service(1, "echo", "http", &endpoints(&upstreams));
+    objects
+        .push(destination_rule("echo", json!({"trafficPolicy": {"loadBalancer": {"consistentHash": by}}})));
+    objects.extend(service(2, "plain", "http", &endpoints(&upstreams)[..1]));
+    let world = World::new(objects);
+    let (mut hashed, mut plain) = (world.connect(1), world.connect(2));
+    plain.get("plain", "/", &[]);
+    hashed.send("GET / HTTP/1.1\r\nhost: echo\r\nx-user: a\r\n\r\n");
+    let is_answered = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| {
+            let response = hashed.response();
+            is_answered.store(true, Ordering::SeqCst);
+            response.unwrap().status
+        });
+        // In turn: a worker that stood still until now would not come to the last before it answers the other.
+        for _ in 0..3 {
+            plain.get("plain", "/", &[]);
+        }
+        assert!(!is_answered.load(Ordering::SeqCst));
+        assert_eq!(waiting.join().unwrap(), 200);
+    });
+    assert_eq!(reached(&world, "/", &[("x-user", "a")], 5).len(), 1);
 }
 
 #[test]

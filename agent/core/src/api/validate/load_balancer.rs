@@ -5,6 +5,7 @@ use crate::api::load_balancer::{
     ConsistentHashLb, Distribute, Failover, LoadBalancerSettings, LocalityLbSetting, SimpleLb,
     WarmupConfiguration,
 };
+use crate::balance::MAX_RING;
 use crate::diagnostic::Code;
 
 /// Labels that stand for what locality load balancing looks at by itself.
@@ -106,6 +107,13 @@ fn consistent_hash(check: &mut Checker<'_>, hash: &ConsistentHashLb) {
         if hash.ring_hash.is_some() || hash.maglev.is_some() {
             let message = "only one of MinimumRingSize or Maglev/Ringhash can be specified";
             check.error(Code::InvalidLoadBalancer, message);
+        }
+    }
+    let ring = hash.ring_hash.as_ref().map_or(0, |ring| ring.minimum_ring_size);
+    for (field, size) in [("minimumRingSize", hash.minimum_ring_size), ("ringHash.minimumRingSize", ring)] {
+        if size > MAX_RING {
+            let message = format!("a ring has {MAX_RING} places at most: it is made with as many");
+            check.warn_at(field, Code::NotEnforced, message);
         }
     }
     if hash.ring_hash.is_some() && hash.maglev.is_some() {
