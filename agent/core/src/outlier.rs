@@ -21,6 +21,8 @@ use crate::route::GrpcStatus;
 
 /// Envoy's `max_ejection_time`, which Istio leaves at its default.
 const MAX_EJECTION: Duration = Duration::from_secs(300);
+/// How long a row of failures is remembered of an endpoint that nobody uses: addresses of names come and go.
+const MEMORY: Duration = Duration::from_secs(3600);
 
 /// What a try told about its endpoint (Envoy: `Outlier::Result`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -127,6 +129,12 @@ impl Health {
         }
     }
 
+    fn has_rows(&self) -> bool {
+        [&self.errors_5xx, &self.gateway_errors, &self.local_failures]
+            .iter()
+            .any(|row| row.load(Ordering::Relaxed) != 0)
+    }
+
     fn forget_rows(&self) {
         reset(&self.errors_5xx);
         reset(&self.gateway_errors);
@@ -207,6 +215,15 @@ struct Entry {
     back_off: u32,
     out: Option<(Instant, Cause)>,
     returned: Option<Instant>,
+    /// Since when nobody holds its health.
+    unwatched: Option<Instant>,
+}
+
+impl Entry {
+    /// Whether an ejection is not forgotten yet.
+    fn was_ejected(&self) -> bool {
+        self.out.is_some() || self.back_off > 0
+    }
 }
 
 impl Detector {
@@ -281,7 +298,15 @@ impl Detector {
         self.next_sweep = later(now, interval);
         // As in Envoy, an endpoint that left and comes back is a new one.
         let generation = self.generation;
-        self.endpoints.retain(|_, entry| entry.generation == generation);
+        self.endpoints.retain(|_, entry| {
+            if Arc::strong_count(&entry.health) > 1 {
+                entry.unwatched = None;
+                return entry.generation == generation;
+            }
+            let unwatched = now.saturating_duration_since(*entry.unwatched.get_or_insert(now));
+            let is_remembered = entry.was_ejected() || entry.health.has_rows() && unwatched < MEMORY;
+            entry.generation == generation && is_remembered
+        });
         let mut returned = Vec::new();
         for (address, entry) in &mut self.endpoints {
             if let Some((since, _)) = entry.out {
@@ -319,7 +344,7 @@ impl Detector {
 
     /// Whether it remembers anything that a new one would not know.
     pub fn has_history(&self) -> bool {
-        self.endpoints.values().any(|entry| entry.out.is_some() || entry.back_off > 0)
+        self.endpoints.values().any(|entry| entry.was_ejected() || entry.health.has_rows())
     }
 
     fn longest(&self) -> Duration {

@@ -284,3 +284,21 @@ fn history_fades() {
     cluster.pass(10);
     assert!(!cluster.detector.has_history());
 }
+
+#[test]
+fn endpoints_that_nobody_uses_are_forgotten_unless_they_failed() {
+    let mut cluster = Cluster::new(&settings(), 1);
+    // Names have other addresses every time.
+    for index in 1..200 {
+        let members = cluster.detector.join(&settings(), 1, [address(index)].into_iter(), cluster.now);
+        if index == 7 {
+            assert_eq!(members[0].record(&settings(), status(500)).count(), 0);
+        }
+    }
+    cluster.pass(10);
+    assert_eq!(cluster.detector.endpoints.keys().copied().collect::<Vec<_>>(), [address(0), address(7)]);
+    cluster.members = Box::default();
+    assert!(cluster.detector.has_history(), "of the one that failed");
+    cluster.pass(3700);
+    assert!(cluster.detector.endpoints.is_empty());
+}
