@@ -65,6 +65,9 @@ counters! {
     OriginInserted = "origin_inserted",
     /// sock_ops: the map of origins is full; the proxy will refuse the connection.
     OriginFull = "origin_full",
+    /// sock_ops: the workload has [`MAX_CONNECTING`](crate::MAX_CONNECTING) connections whose SYN nobody has answered; the
+    /// proxy will refuse this one.
+    OriginQuota = "origin_quota",
     /// sock_ops: the connection was refused, timed out or aborted before the proxy took its origin.
     OriginDroppedOnClose = "origin_dropped_on_close",
     /// getpeername answered with the dialled address.

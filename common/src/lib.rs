@@ -20,14 +20,14 @@ pub use addr::{NetAddr, NetPort};
 pub use config::{Config, FAIL_CLOSED, FAIL_OPEN, LEVEL_UNKNOWN, MAX_CGROUP_LEVEL};
 pub use counter::Counter;
 pub use maps::{
-    EXCLUDED_PORTS, Event, Origin, OriginKey, PortKey, Service, ServiceKey, SocketOrigin, WORKLOAD_ENROLLED,
-    WORKLOAD_FAIL_CLOSED, Workload,
+    CONNECTING_PLACES, EXCLUDED_PORTS, Event, MAX_CONNECTING, Origin, OriginKey, PortKey, Service,
+    ServiceKey, SocketOrigin, WORKLOAD_ENROLLED, WORKLOAD_FAIL_CLOSED, Workload, connecting_place,
 };
 
 /// The version of everything in this crate as bytes. Raise it with any change of a struct or of a map's type: the
 /// programs compare it with [`Config::layout`] and leave all traffic alone when it differs, and pinned maps of another
 /// version are never adopted.
-pub const LAYOUT_VERSION: u32 = 1;
+pub const LAYOUT_VERSION: u32 = 2;
 
 /// The names of the maps, as the object spells them.
 pub mod names {
@@ -45,6 +45,8 @@ pub mod names {
     pub const SOCKETS: &str = "SOCKETS";
     /// [`OriginKey`](crate::OriginKey) → [`Origin`](crate::Origin): connections on their way to the proxy.
     pub const ORIGINS: &str = "ORIGINS";
+    /// [`connecting_place`](crate::connecting_place) → `u64`: connections whose SYN has no answer yet.
+    pub const CONNECTING: &str = "CONNECTING";
     /// [`Counter`](crate::Counter) → `u64` for each CPU.
     pub const COUNTERS: &str = "COUNTERS";
     /// Ring buffer of [`Event`](crate::Event).

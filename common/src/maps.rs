@@ -79,8 +79,10 @@ pub struct SocketOrigin {
     pub local: NetAddr,
     /// The listener it was sent to: a socket that has since been connected elsewhere is not ours any more.
     pub listener: NetPort,
+    /// 1 while it is counted in `CONNECTING`.
+    pub is_connecting: u16,
     /// Zero.
-    pub padding: [u16; 3],
+    pub padding: u32,
 }
 const _: () = assert!(size_of::<SocketOrigin>() == 88);
 
@@ -108,6 +110,20 @@ pub struct Origin {
     pub connected_ns: u64,
 }
 const _: () = assert!(size_of::<Origin>() == 64);
+
+/// How many redirected connections of one workload may wait for the answer to their SYN. The listener is in the same
+/// namespace and answers within the call of connect, so this is many more than a busy application ever has; whoever sends
+/// SYNs that nobody can answer (from an address that is not its own, or by another device than `lo`) must not fill
+/// `ORIGINS` for the other pods.
+pub const MAX_CONNECTING: u64 = 1024;
+/// Places of the map `CONNECTING`; workloads whose ids are equal modulo this share one.
+pub const CONNECTING_PLACES: u32 = 4096;
+
+/// The place of the workload with this [`Workload::id`] in `CONNECTING`.
+#[inline(always)]
+pub const fn connecting_place(workload: u32) -> u32 {
+    workload % CONNECTING_PLACES
+}
 
 /// A connection as its listener sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]

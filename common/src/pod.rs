@@ -30,7 +30,7 @@ pod! {
     PortKey = 2 + 2;
     Service = 8;
     Origin = 16 + 2 + 2 + 4 + 5 * 8;
-    SocketOrigin = 64 + 16 + 2 + 6;
+    SocketOrigin = 64 + 16 + 2 + 2 + 4;
     OriginKey = 8 + 16 + 2 + 6;
     Event = 3 * 8 + 16 + 2 + 2 + 3 * 4 + 16;
 }

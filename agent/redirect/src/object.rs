@@ -83,15 +83,16 @@ mod tests {
             (names::PORTS, size_of::<PortKey>(), size_of::<Service>()),
             (names::SOCKETS, 4, size_of::<SocketOrigin>()),
             (names::ORIGINS, size_of::<OriginKey>(), size_of::<Origin>()),
+            (names::CONNECTING, 4, 8),
             (names::COUNTERS, 4, 8),
             (names::EVENTS, 0, 0),
         ] {
             let map = object.maps.get(name).unwrap_or_else(|| panic!("no map {name}"));
             assert_eq!((map.key_size() as usize, map.value_size() as usize), (key, value), "{name}");
         }
-        assert_eq!(object.maps.len(), 9, "a map that nobody knows: {:?}", object.maps.keys());
+        assert_eq!(object.maps.len(), 10, "a map that nobody knows: {:?}", object.maps.keys());
         assert_eq!(object.maps[names::COUNTERS].max_entries() as usize, Counter::COUNT);
-        assert_eq!(LAYOUT_VERSION, 1, "a new layout needs a new row here and a new object");
+        assert_eq!(LAYOUT_VERSION, 2, "a new layout needs a new row here and a new object");
     }
 
     #[test]

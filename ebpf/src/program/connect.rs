@@ -173,7 +173,8 @@ impl Kernel<'_> {
                 Form::V6 => workload.address6,
             },
             listener,
-            padding: [0; 3],
+            is_connecting: 0,
+            padding: 0,
         };
         // SAFETY: the socket is the context's own; the map is a socket storage of this value type.
         let place = unsafe {

@@ -8,7 +8,8 @@ use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
 use aya_ebpf::btf_maps::{Array, HashMap, PerCpuArray, RingBuf, SkStorage};
 use aya_ebpf::macros::btf_map;
 use undermesh_common::{
-    Config, Counter, Event, Origin, OriginKey, PortKey, Service, ServiceKey, SocketOrigin, Workload,
+    CONNECTING_PLACES, Config, Counter, Event, Origin, OriginKey, PortKey, Service, ServiceKey, SocketOrigin,
+    Workload,
 };
 
 const ON_DEMAND: usize = BPF_F_NO_PREALLOC as usize;
@@ -33,6 +34,9 @@ pub(super) static SOCKETS: SkStorage<SocketOrigin> = SkStorage::new();
 
 #[btf_map]
 pub(super) static ORIGINS: HashMap<OriginKey, Origin, 16_384> = HashMap::new();
+
+#[btf_map]
+pub(super) static CONNECTING: Array<u64, { CONNECTING_PLACES as usize }> = Array::new();
 
 #[btf_map]
 pub(super) static COUNTERS: PerCpuArray<u64, { Counter::COUNT }> = PerCpuArray::new();

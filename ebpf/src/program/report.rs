@@ -12,11 +12,20 @@ use super::maps::{COUNTERS, EVENTS};
 #[inline(always)]
 pub(super) fn count(counter: Counter) {
     if let Some(cell) = COUNTERS.get_ptr_mut(counter as u32) {
-        // rustc's BPF target has no read-modify-write atomics, the instruction set has this one.
         // SAFETY: `cell` is a live, aligned u64 of the map.
-        unsafe {
-            core::arch::asm!("lock *(u64 *)({cell} + 0) += {one}", cell = in(reg) cell, one = in(reg) 1u64);
-        }
+        unsafe { add(cell, 1) };
+    }
+}
+
+/// Adds in one step; rustc's BPF target has no read-modify-write atomics, the instruction set has this one.
+///
+/// # Safety
+/// `cell` must be a live, aligned u64 of a map.
+#[inline(always)]
+pub(super) unsafe fn add(cell: *mut u64, by: i64) {
+    // SAFETY: the caller's.
+    unsafe {
+        core::arch::asm!("lock *(u64 *)({cell} + 0) += {by}", cell = in(reg) cell, by = in(reg) by);
     }
 }
 

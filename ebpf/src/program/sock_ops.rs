@@ -4,6 +4,11 @@
 //! TCP_CONNECT_CB is the one moment at which the source port is chosen and the SYN not yet sent, so the entry is there
 //! before any accept can see the connection. If the map is full the connect cannot be made to fail from here; the proxy
 //! finds no origin and refuses the connection, and `origin_full` says why.
+//!
+//! A connect whose SYN is never answered keeps its entry for minutes, and an application can make such ones by the thousand
+//! (from an address that is not its own, or by a device other than `lo`). So that one pod cannot fill the map for all, each
+//! has a share: `CONNECTING` counts, per workload, the connections in SYN_SENT. Those beyond that are bounded by the backlog
+//! of the listener, and taken by the proxy.
 
 use core::ffi::c_void;
 use core::mem::offset_of;
@@ -13,11 +18,13 @@ use aya_ebpf::bindings::{BPF_SOCK_OPS_STATE_CB_FLAG, bpf_sock_ops};
 use aya_ebpf::helpers::{bpf_sk_storage_get, bpf_sock_ops_cb_flags_set};
 use aya_ebpf::macros::sock_ops;
 use aya_ebpf::programs::SockOpsContext;
-use undermesh_common::{Counter, NetAddr, NetPort, OriginKey, SocketOrigin};
+use undermesh_common::{
+    Counter, MAX_CONNECTING, NetAddr, NetPort, OriginKey, SocketOrigin, connecting_place,
+};
 use undermesh_ebpf::decide;
 
-use super::maps::{ORIGINS, SOCKETS};
-use super::report::count;
+use super::maps::{CONNECTING, ORIGINS, SOCKETS};
+use super::report::{add, count};
 
 const TCP_CONNECT_CB: u32 = 3;
 const STATE_CB: u32 = 10;
@@ -54,6 +61,9 @@ pub(super) fn undermesh_sockops(ctx: SockOpsContext) -> u32 {
         hand_over(ops);
     } else if op == STATE_CB {
         let (from, to) = (word!(ops, __bindgen_anon_1), word!(ops, __bindgen_anon_1 + 1));
+        if from == TCP_SYN_SENT {
+            connected(ops);
+        }
         // Refused, timed out or aborted: nobody will serve it. After an orderly close the proxy may still have it in its
         // backlog, with all the application wrote: that origin stays.
         if to == TCP_CLOSE && (from == TCP_SYN_SENT || from == TCP_ESTABLISHED) {
@@ -71,6 +81,13 @@ fn hand_over(ops: *mut bpf_sock_ops) {
     if !decide::is_ours(record, peer_port) {
         return;
     }
+    let Some(connecting) = CONNECTING.get_ptr_mut(connecting_place(record.origin.workload)) else { return };
+    // A little more when several CPUs see the last place free: it is a bound, not a ticket.
+    // SAFETY: a live u64 of the map; other CPUs change it by atomic additions only.
+    if unsafe { connecting.read_volatile() } >= MAX_CONNECTING {
+        count(Counter::OriginQuota);
+        return;
+    }
     // By value, not BPF_NOEXIST: if a socket with the same source port left an entry behind, the newest is right.
     if ORIGINS.insert(key(ops, record), record.origin, 0).is_err() {
         count(Counter::OriginFull);
@@ -79,7 +96,25 @@ fn hand_over(ops: *mut bpf_sock_ops) {
     count(Counter::OriginInserted);
     let flags = word!(ops, bpf_sock_ops_cb_flags) | BPF_SOCK_OPS_STATE_CB_FLAG;
     // SAFETY: the context of this program. Fails only for unknown flags; then the sweep removes what close would have.
-    let _ = unsafe { bpf_sock_ops_cb_flags_set(ops, flags as i32) };
+    if unsafe { bpf_sock_ops_cb_flags_set(ops, flags as i32) } == 0 {
+        record.is_connecting = 1;
+        // SAFETY: a live, aligned u64 of the map.
+        unsafe { add(connecting, 1) };
+    }
+}
+
+/// Its SYN has been answered, or it gave up: the workload may make one more.
+#[inline(always)]
+fn connected(ops: *mut bpf_sock_ops) {
+    let Some(record) = record(ops) else { return };
+    if record.is_connecting == 0 {
+        return;
+    }
+    record.is_connecting = 0;
+    if let Some(connecting) = CONNECTING.get_ptr_mut(connecting_place(record.origin.workload)) {
+        // SAFETY: a live, aligned u64 of the map.
+        unsafe { add(connecting, -1) };
+    }
 }
 
 #[inline(always)]
@@ -112,9 +147,10 @@ fn key(ops: *mut bpf_sock_ops, record: &SocketOrigin) -> OriginKey {
 
 /// The socket's record, if it was redirected.
 #[inline(always)]
-fn record<'a>(ops: *mut bpf_sock_ops) -> Option<&'a SocketOrigin> {
+fn record<'a>(ops: *mut bpf_sock_ops) -> Option<&'a mut SocketOrigin> {
     // SAFETY: the socket is the context's own and checked for null, as the verifier wants; the map is a socket storage of
-    // this value type, whose values live as long as the program runs.
+    // this value type, whose values live as long as the program runs. Only this socket's own programs write it, under its
+    // lock, and each caller lets go of the reference before another asks.
     unsafe {
         let socket: *mut c_void = (*ops).__bindgen_anon_2.sk.cast();
         if socket.is_null() {
@@ -122,6 +158,6 @@ fn record<'a>(ops: *mut bpf_sock_ops) -> Option<&'a SocketOrigin> {
         }
         bpf_sk_storage_get(addr_of!(SOCKETS).cast_mut().cast(), socket, null_mut(), 0)
             .cast::<SocketOrigin>()
-            .as_ref()
+            .as_mut()
     }
 }

@@ -4,6 +4,7 @@ use std::io::Write;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use undermesh_common::MAX_CONNECTING;
 use undermesh_redirect::netns::{Netns, NetnsError};
 use undermesh_redirect::plan::{DesiredMaps, ExcludedPorts, FailMode, LocalWorkload, Place, plan};
 use undermesh_redirect::{CgroupId, Counter, Error, Limits, Redirect, Settings};
@@ -39,6 +40,7 @@ cases! {
     a_client_that_closes_before_the_accept_keeps_its_origin,
     an_origin_that_nobody_took_is_swept,
     a_full_map_of_origins_is_counted,
+    connects_that_nobody_answers_have_a_share_of_the_origins_for_each_workload,
     pods_in_the_nodes_namespace_are_told_apart_by_cgroup,
     the_agents_own_connections_are_never_redirected,
     nor_are_they_where_only_a_part_of_the_hierarchy_is_mounted,
@@ -325,6 +327,37 @@ fn a_full_map_of_origins_is_counted() {
         .filter(|_| redirect.origins().take(netns.cookie(), accept(&listener).1).is_some())
         .count() as u64;
     assert_eq!(served, inserted);
+}
+
+fn connects_that_nobody_answers_have_a_share_of_the_origins_for_each_workload() {
+    let mut world = World::new();
+    let mut other = Process::start("pod", &world.pods);
+    let netns = other.netns();
+    let _listener = netns.listen(LISTENER4, 8).expect("listen");
+    let workloads =
+        [workload(7, Place::Netns(world.netns.cookie())), workload(8, Place::Netns(netns.cookie()))];
+    world.redirect.apply(&plan(captures(), &workloads, &world.redirect.node(), 4)).expect("apply");
+    let counts = |redirect: &Redirect| {
+        [Counter::OriginInserted, Counter::OriginQuota].map(|which| count(redirect, which))
+    };
+
+    // What is answered takes nothing of the share, accepted or not.
+    for _ in 0..10 {
+        world.pod.ask(&format!("connect hold {SERVICE6}"));
+    }
+    assert_eq!(world.pod.ask(&format!("flood {MAX_CONNECTING} {SERVICE6}")), "flooded");
+    assert_eq!(counts(&world.redirect), [10 + MAX_CONNECTING, 0]);
+    assert_eq!(world.pod.ask(&format!("flood 3 {SERVICE6}")), "flooded");
+    assert_eq!(counts(&world.redirect), [10 + MAX_CONNECTING, 3]);
+    other.ask(&format!("connect hold {SERVICE4}"));
+    assert_eq!(counts(&world.redirect), [11 + MAX_CONNECTING, 3], "nobody else pays for it");
+
+    // Each gives its place back, once.
+    world.pod.ask("release");
+    assert_eq!(world.pod.ask(&format!("flood {MAX_CONNECTING} {SERVICE6}")), "flooded");
+    assert_eq!(counts(&world.redirect), [11 + 2 * MAX_CONNECTING, 3]);
+    assert_eq!(world.pod.ask(&format!("flood 1 {SERVICE6}")), "flooded");
+    assert_eq!(counts(&world.redirect), [11 + 2 * MAX_CONNECTING, 4]);
 }
 
 fn pods_in_the_nodes_namespace_are_told_apart_by_cgroup() {

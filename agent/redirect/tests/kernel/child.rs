@@ -35,6 +35,10 @@ pub(crate) fn run(role: &str) -> ExitCode {
         let reply = match words.as_slice() {
             ["connect", kind, target] => connect(kind, target.parse().expect("an address"), &mut held)
                 .unwrap_or_else(|error| format!("err {}", error.raw_os_error().unwrap_or_default())),
+            ["flood", count, target] => {
+                flood(count.parse().expect("a number"), target.parse().expect("an IPv6 address"), &mut held)
+                    .map_or_else(|error| format!("err {error}"), |()| "flooded".to_owned())
+            }
             ["own-traffic", top, pod] => own_traffic(Some(top.into()), pod.into()),
             ["own-traffic-in-part", top, pod] => {
                 world::see_only(top.as_ref());
@@ -111,6 +115,25 @@ fn connect(kind: &str, target: SocketAddr, held: &mut Vec<Socket>) -> io::Result
     let mut greeting = String::new();
     BufReader::new((&socket).take(64)).read_line(&mut greeting)?;
     Ok(format!("{reply} {}", greeting.trim_end()))
+}
+
+/// Dials from addresses that are nobody's, so that no answer to a SYN arrives; any process may.
+fn flood(count: u16, target: SocketAddr, held: &mut Vec<Socket>) -> io::Result<()> {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    let all = rustix::process::Rlimit { current: limit.maximum, ..limit };
+    rustix::process::setrlimit(rustix::process::Resource::Nofile, all)?;
+    for number in 1..=count {
+        let socket = Socket::new(Domain::IPV6, Type::STREAM.nonblocking(), None)?;
+        socket.set_freebind_v6(true)?;
+        let nobody = IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, number]);
+        socket.bind(&SocketAddr::new(nobody, 0).into())?;
+        match socket.connect(&target.into()) {
+            Err(error) if error.raw_os_error() == Some(libc::EINPROGRESS) => held.push(socket),
+            Err(error) => return Err(error),
+            Ok(()) => return Err(io::Error::other("somebody answered")),
+        }
+    }
+    Ok(())
 }
 
 fn show(address: &SockAddr) -> SocketAddr {
