@@ -8,5 +8,6 @@ mod capture;
 mod harness;
 mod identity;
 mod lifecycle;
+mod listener_taken;
 mod mesh;
 mod untouched;

@@ -52,7 +52,10 @@ pub struct Capture {
 struct Captured {
     wanted: LocalPod,
     id: u32,
-    state: Result<Place_, String>,
+    /// None if it was not found.
+    place: Option<Place_>,
+    /// Why its connections cannot be captured. With a place, its fail mode is in force.
+    failure: Option<String>,
 }
 
 /// Where a pod is in the kernel.
@@ -108,7 +111,7 @@ impl Capture {
         for pod in wanted {
             let kept = before.remove(&pod.key);
             let captured = match kept {
-                Some(kept) if kept.wanted == pod && kept.state.is_ok() => kept,
+                Some(kept) if kept.wanted == pod && kept.failure.is_none() => kept,
                 other => {
                     // A changed pod is a new client to the rules: its pools start afresh.
                     if other.is_some() {
@@ -125,14 +128,14 @@ impl Capture {
         self.write(snapshot, &workloads)?;
         // Only now does nothing lead to the listeners of those that are gone.
         let used: Vec<NetnsCookie> =
-            self.pods.values().filter_map(|pod| Some(pod.state.as_ref().ok()?.netns)).collect();
+            self.pods.values().filter_map(|pod| Some(pod.place.as_ref()?.netns)).collect();
         self.inlets.retain(|netns, _| used.contains(netns));
         drop(before);
         for id in &gone {
             proxy.forget(id);
         }
         let enrolled = self.pods.values().filter(|pod| pod.wanted.enrolment.is_enrolled());
-        let (captured, failed): (Vec<_>, Vec<_>) = enrolled.partition(|pod| pod.state.is_ok());
+        let (captured, failed): (Vec<_>, Vec<_>) = enrolled.partition(|pod| pod.failure.is_none());
         Ok(Pass { captured: captured.len(), failed: failed.len() })
     }
 
@@ -148,21 +151,25 @@ impl Capture {
     fn capture(&mut self, pod: LocalPod, proxy: &Proxy) -> Captured {
         self.next_id += 1;
         let id = self.next_id;
-        let state = self.place(&pod, id, proxy).map_err(|error| format!("{error:#}"));
-        if let (Err(why), true) = (&state, pod.enrolment.is_enrolled()) {
+        let (place, opened) = match Self::place(&self.redirect, &pod) {
+            Ok((place, netns)) => (Some(place), self.enter(&pod, id, netns, proxy)),
+            Err(error) => (None, Err(error)),
+        };
+        let failure = opened.err().map(|error| format!("{error:#}"));
+        if let (Some(why), true) = (&failure, pod.enrolment.is_enrolled()) {
             tracing::warn!(pod = %caller_id(&pod.key), why, "cannot capture the pod's connections");
         }
         for complaint in &pod.complaints {
             tracing::warn!(pod = %caller_id(&pod.key), complaint, "annotation");
         }
-        Captured { wanted: pod, id, state }
+        Captured { wanted: pod, id, place, failure }
     }
 
-    /// Finds the pod, and opens its listeners if it is enrolled.
-    fn place(&mut self, pod: &LocalPod, id: u32, proxy: &Proxy) -> anyhow::Result<Place_> {
-        let netns = Arc::new(find_netns(pod)?);
+    /// Finds the pod.
+    fn place(redirect: &Mutex<Redirect>, pod: &LocalPod) -> anyhow::Result<(Place_, Netns)> {
+        let netns = find_netns(pod)?;
         let cookie = netns.cookie();
-        let place = if pod.is_host_network || self.is_host(cookie)? {
+        let place = if pod.is_host_network || is_host(redirect, cookie)? {
             let cgroup = pod.cgroup.as_deref().context(
                 "a pod in the node's network namespace is told apart by its cgroup: annotation undermesh.io/cgroup is missing",
             )?;
@@ -171,35 +178,32 @@ impl Capture {
         } else {
             Place::Netns(cookie)
         };
-        if pod.enrolment.is_enrolled() {
-            self.open(pod, &netns, proxy)?;
-            let caller = Arc::new(Caller {
-                id: caller_id(&pod.key),
-                client: pod.client.clone(),
-                workload: Arc::new(Workload::new(
-                    &pod.pod.meta.name,
-                    &pod.pod.meta.namespace,
-                    &pod.pod.meta.labels,
-                    &pod.pod.spec.service_account,
-                    &pod.pod.spec.node,
-                )),
-                sockets: Arc::new(PodSockets { netns, listener_port: self.listener_port }),
-            });
-            let mut callers = HashMap::clone(&self.callers.load());
-            callers.insert(id, caller);
-            self.callers.store(Arc::new(callers));
-        }
-        Ok(Place_ { place, netns: cookie })
+        Ok((Place_ { place, netns: cookie }, netns))
     }
 
-    fn is_host(&self, cookie: NetnsCookie) -> anyhow::Result<bool> {
-        Ok(self
-            .redirect
-            .lock()
-            .map_err(|_| anyhow::anyhow!("the kernel half has panicked"))?
-            .node()
-            .host_netns
-            == cookie)
+    /// Opens its listeners if it is enrolled, and makes it known to the proxy as a client.
+    fn enter(&mut self, pod: &LocalPod, id: u32, netns: Netns, proxy: &Proxy) -> anyhow::Result<()> {
+        if !pod.enrolment.is_enrolled() {
+            return Ok(());
+        }
+        let netns = Arc::new(netns);
+        self.open(pod, &netns, proxy)?;
+        let caller = Arc::new(Caller {
+            id: caller_id(&pod.key),
+            client: pod.client.clone(),
+            workload: Arc::new(Workload::new(
+                &pod.pod.meta.name,
+                &pod.pod.meta.namespace,
+                &pod.pod.meta.labels,
+                &pod.pod.spec.service_account,
+                &pod.pod.spec.node,
+            )),
+            sockets: Arc::new(PodSockets { netns, listener_port: self.listener_port }),
+        });
+        let mut callers = HashMap::clone(&self.callers.load());
+        callers.insert(id, caller);
+        self.callers.store(Arc::new(callers));
+        Ok(())
     }
 
     fn open(&mut self, pod: &LocalPod, netns: &Arc<Netns>, proxy: &Proxy) -> anyhow::Result<()> {
@@ -245,9 +249,12 @@ impl Capture {
     }
 
     fn workload(&self, pod: &Captured) -> Option<LocalWorkload> {
-        let place = pod.state.as_ref().ok()?;
+        let place = pod.place.as_ref()?;
         let wanted = &pod.wanted;
-        let inlet = self.inlets.get(&place.netns).filter(|_| wanted.enrolment.is_enrolled());
+        // Without a listener the kernel knows the pod all the same, and its fail mode: a program that takes the
+        // listener's port first does not get out of a mesh that is closed.
+        let is_served = wanted.enrolment.is_enrolled() && pod.failure.is_none();
+        let inlet = self.inlets.get(&place.netns).filter(|_| is_served);
         Some(LocalWorkload {
             id: pod.id,
             place: place.place,
@@ -280,13 +287,13 @@ impl Capture {
         let row = |pod: &Captured| {
             let wanted = &pod.wanted;
             let state = if wanted.enrolment.is_enrolled() { "enrolled" } else { "not enrolled" };
-            let (capture, reason) = match &pod.state {
-                Ok(_) if wanted.enrolment.is_enrolled() => ("yes", wanted.enrolment.reason().to_owned()),
-                Ok(_) => ("no", wanted.enrolment.reason().to_owned()),
-                Err(why) if wanted.enrolment.is_enrolled() => ("failed", why.clone()),
-                Err(_) => ("no", wanted.enrolment.reason().to_owned()),
+            let reason = || wanted.enrolment.reason().to_owned();
+            let (capture, reason) = match &pod.failure {
+                _ if !wanted.enrolment.is_enrolled() => ("no", reason()),
+                None => ("yes", reason()),
+                Some(why) => ("failed", why.clone()),
             };
-            let inlet = pod.state.as_ref().ok().and_then(|place| self.inlets.get(&place.netns));
+            let inlet = pod.place.as_ref().and_then(|place| self.inlets.get(&place.netns));
             json!({
                 "pod": &*caller_id(&wanted.key),
                 "id": pod.id,
@@ -298,7 +305,7 @@ impl Capture {
                 "service_account": &*wanted.client.service_account,
                 "netns": wanted.netns,
                 "cgroup": wanted.cgroup,
-                "netns_cookie": pod.state.as_ref().ok().map(|place| place.netns.0),
+                "netns_cookie": pod.place.as_ref().map(|place| place.netns.0),
                 "listener4": inlet.and_then(|inlet| inlet.listener4).map(NonZeroU16::get),
                 "listener6": inlet.and_then(|inlet| inlet.listener6).map(NonZeroU16::get),
                 "complaints": wanted.complaints,
@@ -343,6 +350,11 @@ fn first_process(cgroup: &Path) -> anyhow::Result<u32> {
         }
     }
     anyhow::bail!("it has no process yet")
+}
+
+fn is_host(redirect: &Mutex<Redirect>, cookie: NetnsCookie) -> anyhow::Result<bool> {
+    let redirect = redirect.lock().map_err(|_| anyhow::anyhow!("the kernel half has panicked"))?;
+    Ok(redirect.node().host_netns == cookie)
 }
 
 /// `None` if the namespace does not have the address (no IPv6, `lo` down).
