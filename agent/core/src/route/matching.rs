@@ -3,6 +3,8 @@
 //! Values are compared as bytes. A header that came in several lines is tested line by line, unless Envoy joins it on arrival
 //! (istio-semantics section 2.3).
 
+use std::sync::Arc;
+
 use regex::bytes::Regex;
 
 use super::re2::{self, RegexError};
@@ -65,7 +67,7 @@ pub enum StringCondition {
     /// Matches as a whole.
     Regex {
         /// Compiled.
-        regex: Regex,
+        regex: Arc<Regex>,
         /// As written.
         text: Box<str>,
     },

@@ -4,10 +4,15 @@
 //! here what it means in Envoy: Perl classes are ASCII, a `{` that starts no repetition is a character, `\Q..\E` quotes, and
 //! inside brackets `[`, `&&`, `--` and `~~` are characters. What neither knows (look-around, back-references) is refused.
 
+use std::collections::HashMap;
+use std::sync::{Arc, LazyLock, Mutex, PoisonError, Weak};
+
 use regex::bytes::{Regex, RegexBuilder};
 
 /// Istio's admission limit, in characters.
 const MAX_LENGTH: usize = 1024;
+/// The largest automaton, bytes; it takes about 20 ms to make. Envoy has a limit too (`re2.max_program_size`).
+const MAX_SIZE: usize = 1 << 20;
 
 /// An expression that cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -21,25 +26,40 @@ pub enum RegexError {
 }
 
 /// Compiles for a full match: the whole text has to match.
-pub(crate) fn full(expression: &str) -> Result<Regex, RegexError> {
+pub(crate) fn full(expression: &str) -> Result<Arc<Regex>, RegexError> {
     build(expression, |translated| format!(r"\A(?:{translated})\z"))
 }
 
 /// Compiles for finding matches within a text.
-pub(crate) fn partial(expression: &str) -> Result<Regex, RegexError> {
+pub(crate) fn partial(expression: &str) -> Result<Arc<Regex>, RegexError> {
     build(expression, |translated| translated)
 }
 
-fn build(expression: &str, anchor: impl Fn(String) -> String) -> Result<Regex, RegexError> {
+/// What is in use, by its translated text. An automaton takes milliseconds to make, and every change of anything makes all
+/// of a mesh's routes anew: without this, an object with some thousand expressions would hold up everybody's changes for as
+/// many milliseconds, each time. It keeps nothing alive: what no snapshot uses any more goes.
+static IN_USE: LazyLock<Mutex<HashMap<String, Weak<Regex>>>> = LazyLock::new(Mutex::default);
+
+fn build(expression: &str, anchor: impl Fn(String) -> String) -> Result<Arc<Regex>, RegexError> {
     if expression.chars().count() > MAX_LENGTH {
         return Err(RegexError::TooLong);
     }
-    let translated = translate(expression);
-    // Checked alone first: `a)(b` must not become valid by the parentheses around it.
-    let compile = |text: &str| RegexBuilder::new(text).build();
-    compile(&translated)
-        .and_then(|_| compile(&anchor(translated)))
-        .map_err(|error| RegexError::Invalid(reason(&error)))
+    let Some(translated) = translate(expression) else {
+        return Err(RegexError::Invalid("unopened group".to_owned()));
+    };
+    let text = anchor(translated);
+    let known = IN_USE.lock().unwrap_or_else(PoisonError::into_inner).get(&text).and_then(Weak::upgrade);
+    if let Some(known) = known {
+        return Ok(known);
+    }
+    let built = RegexBuilder::new(&text).size_limit(MAX_SIZE).build();
+    let regex = Arc::new(built.map_err(|error| RegexError::Invalid(reason(&error)))?);
+    let mut in_use = IN_USE.lock().unwrap_or_else(PoisonError::into_inner);
+    if in_use.len() == in_use.capacity() {
+        in_use.retain(|_, regex| regex.strong_count() > 0);
+    }
+    in_use.insert(text, Arc::downgrade(&regex));
+    Ok(regex)
 }
 
 /// The crate's message ends in one line that says what is wrong; what comes before points into the translated text.
@@ -49,7 +69,9 @@ fn reason(error: &regex::Error) -> String {
     last.strip_prefix("error: ").unwrap_or(last).to_owned()
 }
 
-fn translate(expression: &str) -> String {
+/// `None` if a `)` closes what the expression has not opened: `a)(b` must not become valid by the parentheses around it.
+fn translate(expression: &str) -> Option<String> {
+    let mut open = 0u32;
     let mut out = String::with_capacity(expression.len() + 8);
     let mut rest = expression;
     let mut in_class = false;
@@ -109,12 +131,17 @@ fn translate(expression: &str) -> String {
                 after
             }
             _ => {
+                match c {
+                    '(' if !in_class => open += 1,
+                    ')' if !in_class => open = open.checked_sub(1)?,
+                    _ => {}
+                }
                 out.push(c);
                 after
             }
         };
     }
-    out
+    Some(out)
 }
 
 /// `[:alpha:]` within a class: same in both.
@@ -194,6 +221,9 @@ mod tests {
             ("[[]", "[", true),
             ("[]a]", "]", true),
             ("[^]a]", "b", true),
+            ("[)]", ")", true),
+            ("[[:alpha:])]", ")", true),
+            (r"\)\Q)(\E[(]", "))((", true),
             ("[a&&b]", "&", true),
             ("[[:alpha:]]+", "ab", true),
             ("[+--]", ",", true),
@@ -214,7 +244,9 @@ mod tests {
 
     #[test]
     fn what_is_not_re2_is_refused_with_a_reason() {
-        for expression in ["*", "a)(b", "(a", r"(a)\1", "(?=a)", "(?!a)", "[a", r"a\"] {
+        for expression in
+            ["*", "a)(b", ")(", "(a)b)(?:c", "[(])(", "(a", r"(a)\1", "(?=a)", "(?!a)", "[a", r"a\"]
+        {
             assert!(
                 matches!(full(expression), Err(RegexError::Invalid(why)) if !why.is_empty()),
                 "{expression}"
@@ -222,5 +254,23 @@ mod tests {
         }
         assert_eq!(full(&"a".repeat(1025)).err(), Some(RegexError::TooLong));
         assert!(full(&"a".repeat(1024)).is_ok());
+    }
+
+    #[test]
+    fn what_is_in_use_is_made_once_and_nothing_is_kept_for_longer() {
+        let first = full("/once/[a-z]+").expect("valid");
+        assert!(Arc::ptr_eq(&first, &full("/once/[a-z]+").expect("valid")));
+        assert!(!Arc::ptr_eq(&first, &partial("/once/[a-z]+").expect("valid")), "another meaning");
+        let weak = Arc::downgrade(&first);
+        drop(first);
+        assert_eq!(weak.strong_count(), 0);
+        assert!(full("/once/[a-z]+").expect("made anew").is_match(b"/once/x"));
+    }
+
+    #[test]
+    fn an_automaton_has_a_largest_size() {
+        assert!(full("[^/]{1,900}").is_ok());
+        assert!(matches!(full("((a{0,100}){0,100}){0,100}"), Err(RegexError::Invalid(_))));
+        assert!(matches!(full(r"(\pL{1,99}){1,99}"), Err(RegexError::Invalid(_))));
     }
 }

@@ -1,6 +1,7 @@
 //! Rewriting the path: the matched prefix, the whole path, or what an expression finds. The query always stays.
 
 use std::fmt;
+use std::sync::Arc;
 
 use regex::bytes::Regex;
 
@@ -34,7 +35,7 @@ pub enum PathRewrite {
 /// A global substitution by an RE2 expression.
 #[derive(Clone)]
 pub struct RegexRewrite {
-    regex: Regex,
+    regex: Arc<Regex>,
     replacement: Vec<Piece>,
 }
 
