@@ -139,7 +139,53 @@ pub struct Chunked {
     digits: u8,
     /// The current trailer line has had its colon.
     named: bool,
+    /// The name of the current trailer line so far.
+    name: Name,
     state: State,
+}
+
+/// A digest of a field's name, taken byte by byte: small enough for every connection to have room for it, and fit to tell a
+/// handful of names. Whoever makes another name with the same digest has that one refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Name(u64);
+
+impl Default for Name {
+    fn default() -> Self {
+        Self(0xcbf2_9ce4_8422_2325)
+    }
+}
+
+impl Name {
+    /// FNV-1a of the name in lower case.
+    const fn with(self, byte: u8) -> Self {
+        Self((self.0 ^ byte.to_ascii_lowercase() as u64).wrapping_mul(0x0000_0100_0000_01b3))
+    }
+
+    const fn of(text: &str) -> Self {
+        let (text, mut name, mut at) = (text.as_bytes(), Self(0xcbf2_9ce4_8422_2325), 0);
+        while at < text.len() {
+            name = name.with(text[at]);
+            at += 1;
+        }
+        name
+    }
+
+    /// RFC 9110 section 6.5.1: fields that must not come as trailers. Those on which framing, routing or the connection hang:
+    /// a server that takes trailers for headers would read the next message elsewhere, or for another host.
+    fn is_forbidden(self) -> bool {
+        const FORBIDDEN: [Name; 9] = [
+            Name::of("content-length"),
+            Name::of("transfer-encoding"),
+            Name::of("host"),
+            Name::of("connection"),
+            Name::of("keep-alive"),
+            Name::of("proxy-connection"),
+            Name::of("te"),
+            Name::of("trailer"),
+            Name::of("upgrade"),
+        ];
+        FORBIDDEN.contains(&self)
+    }
 }
 
 impl Chunked {
@@ -208,14 +254,17 @@ impl Chunked {
                 (State::EndLf, b'\n') => return Ok(Piece { used: index + 1, kind: PieceKind::End }),
                 (State::TrailerStart, byte) if is_token(byte) => {
                     self.named = false;
+                    self.name = Name::default().with(byte);
                     State::Trailer
                 }
                 (State::Trailer, b'\r') if self.named => State::TrailerLf,
-                (State::Trailer, b':') => {
+                (State::Trailer, byte) if self.named && is_text(byte) => State::Trailer,
+                (State::Trailer, b':') if !self.named && !self.name.is_forbidden() => {
                     self.named = true;
                     State::Trailer
                 }
-                (State::Trailer, byte) if if self.named { is_text(byte) } else { is_token(byte) } => {
+                (State::Trailer, byte) if !self.named && is_token(byte) => {
+                    self.name = self.name.with(byte);
                     State::Trailer
                 }
                 (State::TrailerLf, b'\n') => State::TrailerStart,
@@ -315,6 +364,21 @@ mod tests {
         let trailers = |length: usize| format!("0\r\nx: {}\r\n\r\n", "t".repeat(length));
         assert!(scan(trailers(8000).as_bytes()).is_ok_and(|advance| advance.done));
         assert_eq!(scan(trailers(9000).as_bytes()), Err(Malformed));
+    }
+
+    #[test]
+    fn trailers_carry_nothing_that_frames_or_routes_a_message() {
+        let with = |trailer: &str| scan(format!("0\r\nx-a: b\r\n{trailer}: 1\r\n\r\n").as_bytes());
+        for forbidden in
+            ["Content-Length", "transfer-encoding", "HOST", "Connection", "TE", "Upgrade", "trailer"]
+        {
+            assert_eq!(with(forbidden), Err(Malformed), "{forbidden}");
+        }
+        for harmless in ["x-host", "hos", "hosts", "content-length-x", "grpc-status", "expires"] {
+            assert!(with(harmless).is_ok_and(|advance| advance.done), "{harmless}");
+        }
+        // A value is no name.
+        assert!(scan(b"0\r\nx: host: y\r\n\r\n").is_ok_and(|advance| advance.done));
     }
 
     #[test]
