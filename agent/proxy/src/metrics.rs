@@ -104,6 +104,7 @@ counters! {
     Accepted "counter" "undermesh_connections_accepted_total" "" "Connections accepted from captured pods and at gateway ports.";
     Active "gauge" "undermesh_connections_active" "" "Accepted connections that are open.";
     RefusedNoOrigin "counter" "undermesh_connections_refused_total" "reason=\"no_origin\"" "Connections refused before any byte was read.";
+    RefusedShare "counter" "undermesh_connections_refused_total" "reason=\"too_many_of_client\"" "Connections refused before any byte was read.";
     RefusedDraining "counter" "undermesh_connections_refused_total" "reason=\"draining\"" "Connections refused before any byte was read.";
     RefusedPolicy "counter" "undermesh_connections_refused_total" "reason=\"policy\"" "Connections refused before any byte was read.";
     AcceptFailed "counter" "undermesh_accept_errors_total" "" "accept() failed, most often for want of file descriptors.";
@@ -264,18 +265,40 @@ pub(crate) struct Outcome {
     pub is_grpc: bool,
 }
 
+/// How many outcomes a place has series of its own for. Servers seldom use more than ten; one that went through every status
+/// there is would make thousands of series for each of its clients.
+const MAX_OUTCOMES: usize = 64;
+
+impl Outcome {
+    /// Whatever is beyond [`MAX_OUTCOMES`].
+    pub(crate) const OTHER: Self =
+        Self { status: u16::MAX, flags: ResponseFlags::NONE, grpc_status: None, is_grpc: false };
+}
+
 /// Indices of the series that one place (an endpoint, a cluster, a table) has met; a handful, so a list.
 #[derive(Default)]
 pub(crate) struct SeriesCache(RefCell<Vec<(Outcome, usize)>>);
 
 /// One worker's counts.
-#[derive(Default)]
 pub(crate) struct Shard {
     http: RefCell<Vec<(Arc<str>, HttpSeries)>>,
     http_index: RefCell<HashMap<Arc<str>, usize>>,
     tcp: RefCell<HashMap<Arc<str>, TcpSeries>>,
     rules: RefCell<HashMap<Arc<str>, u64>>,
     counters: [Cell<i64>; COUNTERS.len()],
+}
+
+// Not derived: arrays of more than 32 have no default.
+impl Default for Shard {
+    fn default() -> Self {
+        Self {
+            http: RefCell::default(),
+            http_index: RefCell::default(),
+            tcp: RefCell::default(),
+            rules: RefCell::default(),
+            counters: [const { Cell::new(0) }; COUNTERS.len()],
+        }
+    }
 }
 
 impl Shard {
@@ -296,17 +319,19 @@ impl Shard {
         duration: Duration,
         received: u64,
         sent: u64,
-        labels: impl FnOnce() -> String,
+        labels: impl FnOnce(Outcome) -> String,
     ) {
         let mut cache = cache.0.borrow_mut();
-        let index = match cache.iter().find(|(met, _)| *met == outcome) {
-            Some(&(_, index)) => index,
-            None => {
-                let index = self.http_series(labels());
-                cache.push((outcome, index));
-                index
-            }
+        let met = |outcome: Outcome| cache.iter().find(|(met, _)| *met == outcome).map(|&(_, index)| index);
+        let (outcome, index) = match met(outcome) {
+            None if cache.len() >= MAX_OUTCOMES => (Outcome::OTHER, met(Outcome::OTHER)),
+            index => (outcome, index),
         };
+        let index = index.unwrap_or_else(|| {
+            let index = self.http_series(labels(outcome));
+            cache.push((outcome, index));
+            index
+        });
         if let Some((_, series)) = self.http.borrow_mut().get_mut(index) {
             series.requests += 1;
             series.duration_ms.observe(duration.as_secs_f64() * 1e3);
@@ -378,7 +403,7 @@ mod tests {
         let cache = SeriesCache::default();
         let rendered = Cell::new(0);
         for status in [200, 200, 503, 200] {
-            shard.request(&cache, outcome(status), Duration::from_millis(2), 0, 10, || {
+            shard.request(&cache, outcome(status), Duration::from_millis(2), 0, 10, |_| {
                 rendered.set(rendered.get() + 1);
                 format!("response_code=\"{status}\"")
             });
@@ -399,12 +424,34 @@ mod tests {
     }
 
     #[test]
+    fn a_server_that_goes_through_every_status_makes_no_more_than_some_series() {
+        let shard = Shard::default();
+        let (busy, quiet) = (SeriesCache::default(), SeriesCache::default());
+        for status in (200..=999).chain(200..=999) {
+            shard.request(&busy, outcome(status), Duration::ZERO, 0, 0, |outcome| {
+                format!("busy=\"{}\"", outcome.status)
+            });
+        }
+        shard.request(&quiet, outcome(999), Duration::ZERO, 0, 0, |outcome| {
+            format!("quiet=\"{}\"", outcome.status)
+        });
+        let mut text = String::new();
+        shard.collect().render(&mut text);
+        let series = text.lines().filter(|line| line.starts_with("istio_requests_total{")).count();
+        assert_eq!(series, MAX_OUTCOMES + 1 + 1);
+        assert!(text.contains("istio_requests_total{busy=\"200\"} 2\n"), "{text}");
+        let other = 2 * (800 - MAX_OUTCOMES);
+        assert!(text.contains(&format!("istio_requests_total{{busy=\"{}\"}} {other}\n", u16::MAX)), "{text}");
+        assert!(text.contains("istio_requests_total{quiet=\"999\"} 1\n"), "elsewhere it has its own");
+    }
+
+    #[test]
     fn two_places_with_the_same_labels_share_a_series_and_workers_add_up() {
         let shards = [Shard::default(), Shard::default()];
         let mut sum = Metrics::default();
         for shard in &shards {
             for _ in 0..2 {
-                shard.request(&SeriesCache::default(), outcome(200), Duration::ZERO, 0, 0, || {
+                shard.request(&SeriesCache::default(), outcome(200), Duration::ZERO, 0, 0, |_| {
                     "a=\"b\"".to_owned()
                 });
             }

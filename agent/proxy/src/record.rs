@@ -185,7 +185,7 @@ impl Drop for Record {
             (None, Some(bound)) => &bound.neighbour.series,
             (None, None) => &self.outlet.series,
         };
-        worker.shard.request(series, outcome, duration, received, sent, || self.labels(outcome));
+        worker.shard.request(series, outcome, duration, received, sent, |outcome| self.labels(outcome));
         let rule_id = self.decision.route.and_then(|route| self.outlet.rule_id(route));
         if let Some(id) = &rule_id {
             worker.shard.rule(id);
@@ -230,13 +230,14 @@ impl Record {
         out.push_str(&workload_labels("destination", workload, true));
         push_service(&mut out, self.cluster.as_ref().map(|bound| &*bound.cluster));
         let protocol = if outcome.is_grpc { "grpc" } else { "http" };
+        let status = if outcome == Outcome::OTHER { "other".to_owned() } else { outcome.status.to_string() };
         let grpc_status = outcome.grpc_status.map(|status| status.to_string()).unwrap_or_default();
         // Writing to a String cannot fail.
         let _ = write!(
             out,
-            ",request_protocol=\"{protocol}\",response_code=\"{}\",grpc_response_status=\"{grpc_status}\",\
+            ",request_protocol=\"{protocol}\",response_code=\"{status}\",grpc_response_status=\"{grpc_status}\",\
              response_flags=\"{}\",connection_security_policy=\"none\"",
-            outcome.status, outcome.flags
+            outcome.flags
         );
         out
     }
