@@ -26,6 +26,7 @@ use crate::opaque::{self, Early};
 use crate::outlet::{LocalCaller, Outlet, Target};
 use crate::record::Peer;
 use crate::request::HttpPath;
+use crate::share::Share;
 use crate::sniff::{self, Sniffed};
 use crate::worker::Worker;
 use crate::{http1, http2};
@@ -35,6 +36,8 @@ pub(crate) struct Arrival {
     pub caller: Arc<Caller>,
     pub target: Target,
     pub peer: Peer,
+    /// Of the client's connections; none at a gateway, whose clients are not told apart.
+    pub share: Option<Share>,
 }
 
 /// How long a connection may be open without a first byte from its client, on ports declared HTTP.
@@ -72,6 +75,8 @@ struct Info {
     /// Wakes the task, so that it sees a drain.
     waker: RefCell<Option<Waker>>,
     abort: RefCell<Option<AbortHandle>>,
+    /// Given back with the connection.
+    _share: Option<Share>,
 }
 
 impl Connections {
@@ -136,7 +141,7 @@ pub(crate) fn start(worker: &Rc<Worker>, io: std::net::TcpStream, arrival: Arriv
 }
 
 /// Serves a connection in a task of its own.
-pub(crate) fn serve(worker: &Rc<Worker>, io: TcpStream, Arrival { caller, target, peer }: Arrival) {
+pub(crate) fn serve(worker: &Rc<Worker>, io: TcpStream, Arrival { caller, target, peer, share }: Arrival) {
     let connections = &worker.connections;
     let id = connections.next.get();
     connections.next.set(id + 1);
@@ -147,6 +152,7 @@ pub(crate) fn serve(worker: &Rc<Worker>, io: TcpStream, Arrival { caller, target
         worker: worker.index,
         waker: RefCell::default(),
         abort: RefCell::default(),
+        _share: share,
     });
     connections.open.borrow_mut().insert(id, info.clone());
     worker.shard.change(Counter::Active, 1);

@@ -41,6 +41,7 @@ mod proxy;
 mod record;
 mod request;
 mod resolution;
+mod share;
 pub mod sniff;
 mod tunnel;
 mod warmup;

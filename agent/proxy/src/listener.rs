@@ -90,11 +90,16 @@ fn is_of_one_connection(error: &std::io::Error) -> bool {
 fn dispatch(worker: &Rc<Worker>, inlet: &Inlet, io: TcpStream, remote: std::net::SocketAddr) {
     let arrival = match &inlet.entrance {
         Entrance::Mesh(origins) => match origins.take(remote) {
-            Some(Origin { destination, caller }) => Arrival {
-                caller,
-                target: Target::Address(destination),
-                peer: Peer { remote, dialled: destination },
-            },
+            Some(Origin { destination, caller }) => {
+                let share = worker.shared.shares.take(&caller.id);
+                if share.is_none() {
+                    worker.shard.count(Counter::RefusedShare);
+                    tracing::debug!(client = %caller.id, "refused a connection: the client has too many");
+                    return reset(&io);
+                }
+                let peer = Peer { remote, dialled: destination };
+                Arrival { caller, target: Target::Address(destination), peer, share }
+            }
             None => {
                 worker.shard.count(Counter::RefusedNoOrigin);
                 tracing::debug!(inlet = %inlet.name, %remote, "refused a connection to the listener itself");
@@ -107,6 +112,7 @@ fn dispatch(worker: &Rc<Worker>, inlet: &Inlet, io: TcpStream, remote: std::net:
                 caller: caller.clone(),
                 target: Target::GatewayPort(*port, dialled.ip().to_canonical()),
                 peer: Peer { remote, dialled },
+                share: None,
             }
         }
     };

@@ -18,6 +18,7 @@ use crate::metrics::{Counter, Metrics};
 use crate::names::{NameRow, Names, Resolver};
 use crate::outlet::GaugeRegistry;
 use crate::outlier::OutlierRow;
+use crate::share::Shares;
 use crate::worker::{self, Command, Shared, Worker};
 
 /// How a proxy is set up.
@@ -31,6 +32,9 @@ pub struct Settings {
     pub log_sink: Sink,
     /// What `%HOSTNAME%` says.
     pub hostname: String,
+    /// The most open connections that one captured pod may have; more are refused. So that it leaves file descriptors for
+    /// its neighbours.
+    pub connections_per_client: usize,
     /// Asks for the addresses of upstreams that have only a name.
     pub resolver: Arc<dyn Resolver>,
 }
@@ -84,6 +88,7 @@ impl Proxy {
             names: names.clone(),
             snapshot,
             gauges: gauges.clone(),
+            shares: Shares::new(settings.connections_per_client),
             settings,
             draining: is_draining,
             // Workers know one another, so a queue never closes by itself: they end by `draining`.

@@ -25,6 +25,7 @@ use crate::metrics::{Metrics, Shard};
 use crate::names::Names;
 use crate::outlet::{GaugeRegistry, LocalCaller, Target};
 use crate::record::Notes;
+use crate::share::Shares;
 use crate::tunnel::{SCRATCH_BYTES, Scratch};
 use crate::{http1, http2, mirror};
 
@@ -53,6 +54,7 @@ pub(crate) enum Command {
 pub(crate) struct Shared {
     pub snapshot: Arc<ArcSwap<Snapshot>>,
     pub gauges: Arc<GaugeRegistry>,
+    pub shares: Arc<Shares>,
     pub names: Arc<Names>,
     pub settings: crate::Settings,
     /// Set when the process is to end.

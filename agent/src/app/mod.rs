@@ -70,12 +70,30 @@ impl Common {
             access_log: self.access_log,
             log_sink: sink.clone(),
             hostname: rustix::system::uname().nodename().to_string_lossy().into_owned(),
+            connections_per_client: file_descriptors() / CLIENTS_SHARE,
             resolver: Arc::new(resolver::NameServers::start(self.dns_servers.clone())?),
         };
         let proxy =
             Proxy::start(settings, published.snapshot.clone()).context("the proxy could not be started")?;
         Ok((proxy, sink, writer))
     }
+}
+
+/// A client may have one of so many parts of the file descriptors as open connections: each takes two with its upstream, so
+/// that two clients that take all they can still leave some.
+const CLIENTS_SHARE: usize = 4;
+
+/// How many this process may have, after raising that to all it is allowed: the usual soft limit of 1024 is for programs that
+/// use select(2).
+fn file_descriptors() -> usize {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    let raised = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
+    if let Err(error) = &raised {
+        tracing::warn!(%error, soft = limit.current, hard = limit.maximum, "cannot raise the limit of file descriptors");
+    }
+    let current = if raised.is_ok() { limit.maximum } else { limit.current };
+    current.and_then(|current| usize::try_from(current).ok()).unwrap_or(usize::MAX)
 }
 
 /// Ends the proxy: drains, then waits for the last log line.

@@ -240,6 +240,7 @@ impl Member {
             access_log: Format::Json,
             log_sink,
             hostname: "conformance".into(),
+            connections_per_client: usize::MAX,
             resolver,
         };
         Ok(Self { proxy: Proxy::start(settings, snapshot.clone())?, log, inlets: Vec::new() })

@@ -25,4 +25,5 @@ mod recorder;
 mod retries;
 mod routing;
 mod server_name;
+mod share;
 mod world;

@@ -312,6 +312,10 @@ impl World {
     }
 
     pub fn with_workers(objects: Vec<Value>, workers: usize) -> Self {
+        Self::with_limits(objects, workers, usize::MAX)
+    }
+
+    pub fn with_limits(objects: Vec<Value>, workers: usize, connections_per_client: usize) -> Self {
         let log = Log::default();
         let (log_sink, _) = Sink::start(log.clone()).unwrap();
         let snapshot = Arc::new(ArcSwap::from_pointee(Snapshot::default()));
@@ -321,6 +325,7 @@ impl World {
             access_log: Format::Text,
             log_sink,
             hostname: "test".to_owned(),
+            connections_per_client,
             resolver: Arc::new(zone.clone()),
         };
         let proxy = Proxy::start(settings, snapshot.clone()).unwrap();
