@@ -171,7 +171,7 @@ impl World {
 fn http_parts(request: &Value) -> Value {
     let mut parts = json!({ "id": request["id"] });
     parts["protocol"] = match text(&request["protocol"]) {
-        "http2" | "grpc" | "tls" | "tcp" => request["protocol"].clone(),
+        "http1.0" | "http2" | "grpc" | "tls" | "tcp" => request["protocol"].clone(),
         "https" => "tls".into(),
         _ => "http1".into(),
     };

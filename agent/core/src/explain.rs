@@ -148,6 +148,11 @@ fn at_gateway(
     if !port.protocol.is_http() {
         return tcp(request, &port.tcp, local, request.source.address, answer, trace);
     }
+    if request.protocol == ProtocolName::Http10 {
+        trace.push("gateways refuse HTTP/1.0: 426".to_owned());
+        answer.status(426, Some("DPE"));
+        return answer.finish(OutcomeName::Reject, trace);
+    }
     if !request.protocol.is_http() {
         trace.push("the port speaks HTTP in clear text, which this is not: 400".to_owned());
         answer.status(400, Some("DPE"));
@@ -181,6 +186,11 @@ fn from_mesh(snapshot: &Snapshot, request: &Request, client: &Client, mut trace:
                 .push(format!("{dialled} is no service that the client sees; the connection is not touched"));
             return answer.finish(OutcomeName::Passthrough, trace);
         }
+    }
+    if request.protocol == ProtocolName::Http10 && outbound.protocol.is_http() {
+        trace.push("HTTP/1.0 is refused where HTTP is declared: 426".to_owned());
+        answer.status(426, Some("DPE"));
+        return answer.finish(OutcomeName::Reject, trace);
     }
     if request.protocol.is_http()
         && (outbound.protocol.is_http() || outbound.protocol == crate::inventory::Protocol::Auto)

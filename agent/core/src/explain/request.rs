@@ -140,6 +140,9 @@ pub enum ProtocolName {
     /// HTTP/1.1.
     #[default]
     Http1,
+    /// HTTP/1.0: refused where HTTP is declared, opaque elsewhere.
+    #[serde(rename = "http1.0")]
+    Http10,
     /// HTTP/2.
     Http2,
     /// gRPC on HTTP/2.

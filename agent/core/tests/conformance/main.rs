@@ -22,7 +22,6 @@ const NOT_YET: &[(&str, &str)] = &[
     ("authz-deny-wins", "authorization is not enforced yet"),
     ("authz-source-principal", "authorization is not enforced yet"),
     ("egress-tls-origination", "TLS is not originated yet"),
-    ("gw-http10-or-missing-host", "the codec refuses HTTP/1.0, before any decision"),
     ("gw-https-reencrypt", "TLS servers of gateways are not served yet"),
     ("gw-tls-optional-mutual", "TLS servers of gateways are not served yet"),
     ("jwt-invalid-401-missing-passes", "tokens are not verified yet"),
