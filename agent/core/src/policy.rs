@@ -23,6 +23,8 @@ pub struct Policy {
     pub outlier_detection: Option<OutlierDetection>,
     /// Istio: `retryBudget`; in place of [`ConnectionPool::max_retries`].
     pub retry_budget: Option<RetryBudget>,
+    /// Istio: `proxyProtocol`: what each new connection begins with.
+    pub proxy_protocol: Option<ProxyProtocol>,
     /// Where the blocks came from; a block that is not listed has Istio's defaults.
     pub origins: Arc<[PolicyOrigin]>,
 }
@@ -36,9 +38,19 @@ impl Default for Policy {
             connection_pool: ConnectionPool::default(),
             outlier_detection: None,
             retry_budget: None,
+            proxy_protocol: None,
             origins: Arc::from([]),
         }
     }
+}
+
+/// A version of the PROXY protocol.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ProxyProtocol {
+    /// A line of text.
+    V1,
+    /// Binary.
+    V2,
 }
 
 /// The place a block was written.

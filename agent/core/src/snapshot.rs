@@ -176,6 +176,12 @@ impl Snapshot {
         self.state.mesh.normalization
     }
 
+    /// How many proxies in front of a gateway are believed (Istio: `gatewayTopology.numTrustedProxies`): the client is the
+    /// address so far from the right in `x-forwarded-for`, and `x-forwarded-proto` is what the last of them says.
+    pub fn trusted_proxies(&self) -> u32 {
+        self.state.mesh.trusted_proxies
+    }
+
     /// The namespace whose rules hold for all.
     pub fn root_namespace(&self) -> &Arc<str> {
         &self.state.mesh.root_namespace

@@ -23,7 +23,7 @@ use crate::http2::ServeError;
 use crate::inlet::Caller;
 use crate::metrics::Counter;
 use crate::opaque::{self, Early};
-use crate::outlet::{LocalCaller, Outlet, Target};
+use crate::outlet::{Outlet, Target};
 use crate::record::Peer;
 use crate::request::HttpPath;
 use crate::share::Share;
@@ -198,7 +198,8 @@ fn life(listed: Listed, io: TcpStream, info: Rc<Info>) -> impl Future<Output = (
             }
             Speaks::Opaque(outlet, early) => {
                 info.protocol.set("TCP");
-                Box::pin(opaque::serve(worker, &path.caller, &outlet, path.peer, io, early)).await;
+                Box::pin(opaque::serve(worker, &path.caller, &outlet, path.peer, &path.private, io, early))
+                    .await;
             }
             Speaks::Nothing => {}
         }
@@ -218,7 +219,7 @@ async fn recognise(path: &HttpPath, io: &TcpStream) -> Speaks {
     if protocol != Protocol::Auto {
         return Speaks::Opaque(outlet, None);
     }
-    let (sniffed, early) = who_speaks(&path.worker, &path.caller, &outlet, io, path.peer).await;
+    let (sniffed, early) = who_speaks(path, &outlet, io).await;
     match sniffed {
         Sniffed::Http1 => {
             Early::keep_for_http(early);
@@ -230,20 +231,15 @@ async fn recognise(path: &HttpPath, io: &TcpStream) -> Speaks {
 }
 
 /// Waits for the client or the server to speak; the server is connected to meanwhile.
-async fn who_speaks(
-    worker: &Rc<Worker>,
-    caller: &Rc<LocalCaller>,
-    outlet: &Rc<Outlet>,
-    io: &TcpStream,
-    peer: Peer,
-) -> (Sniffed, Option<Early>) {
+async fn who_speaks(path: &HttpPath, outlet: &Rc<Outlet>, io: &TcpStream) -> (Sniffed, Option<Early>) {
     // Rules by server name need the client's first bytes before a server is chosen; such clients speak first.
     let is_by_name = outlet.tcp().is_some_and(|table| table.needs_sni);
     let mut client = pin!(sniff::client(io));
     if is_by_name {
         return (client.await.unwrap_or(Sniffed::Eof), None);
     }
-    let mut connect = pin!(opaque::connect(worker, caller, outlet, peer, None));
+    let mut connect =
+        pin!(opaque::connect(&path.worker, &path.caller, outlet, path.peer, &path.private, None));
     let mut early: Option<Early> = None;
     let mut connected = false;
     let sniffed = poll_fn(|context| {

@@ -130,6 +130,13 @@ impl HttpPath {
         let settings = &bound.cluster.policy.connection_pool;
         let fresh = std::mem::take(&mut tries.is_stale_repeat);
         let mut busy = Busy::new(pool.clone());
+        let pool = match bound.cluster.policy.proxy_protocol {
+            Some(version) => {
+                let source = self.caller.source_ip(self.peer, self.target);
+                self.private.pool(&pool, version, source, self.peer)
+            }
+            None => pool,
+        };
         let shard = &self.worker.shard;
         // In a block of their own, so that the future has no room for them while it waits for an answer.
         let upstream = {

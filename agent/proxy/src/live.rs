@@ -22,6 +22,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use socket2::{Domain, TcpKeepalive};
+use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::oneshot;
 use undermesh_core::balance::Cursor;
@@ -32,6 +33,7 @@ use crate::http2;
 use crate::inlet::Sockets;
 use crate::metrics::{Counter, SeriesCache, Shard};
 use crate::pool::{Home, Lease};
+use crate::proxy_protocol::Preamble;
 
 use shared::{Shared, Terms};
 pub(crate) use shared::{Stream, StreamSlot};
@@ -107,6 +109,8 @@ pub(crate) struct Neighbour {
     sockets: Arc<dyn Sockets>,
     shard: Rc<Shard>,
     endpoints: RefCell<HashMap<SocketAddr, Rc<EndpointPool>>>,
+    /// Pools for one client connection each.
+    private: RefCell<Vec<Weak<EndpointPool>>>,
 }
 
 impl Neighbour {
@@ -119,38 +123,35 @@ impl Neighbour {
             sockets,
             shard,
             endpoints: RefCell::default(),
+            private: RefCell::default(),
         })
     }
 
     /// The pool of an endpoint.
     pub(crate) fn endpoint(self: &Rc<Self>, address: SocketAddr) -> Rc<EndpointPool> {
         let mut endpoints = self.endpoints.borrow_mut();
-        let pool = endpoints.entry(address).or_insert_with(|| {
-            Rc::new(EndpointPool {
-                address,
-                active: Cell::default(),
-                series: SeriesCache::default(),
-                neighbour: self.clone(),
-                connections: Cell::default(),
-                waiting: Waiters::default(),
-                idle: RefCell::default(),
-                http2: tokio::sync::Mutex::default(),
-                http2_failures: Cell::default(),
-                max_requests: Cell::new(u32::MAX),
-                idle_timeout: Cell::new(None),
-                max_age: Cell::new(None),
-            })
-        });
-        pool.clone()
+        endpoints.entry(address).or_insert_with(|| EndpointPool::new(self, address, None)).clone()
+    }
+
+    /// A further pool of an endpoint, whose connections begin with `preamble`. Who asked for it closes it.
+    fn private_endpoint(self: &Rc<Self>, address: SocketAddr, preamble: Preamble) -> Rc<EndpointPool> {
+        let pool = EndpointPool::new(self, address, Some(preamble));
+        self.private.borrow_mut().push(Rc::downgrade(&pool));
+        pool
+    }
+
+    fn pools(&self) -> Vec<Rc<EndpointPool>> {
+        let endpoints = self.endpoints.borrow();
+        endpoints.values().cloned().chain(self.private.borrow().iter().filter_map(Weak::upgrade)).collect()
     }
 
     /// Closes connections that are idle for too long, or that the endpoint closed; forgets endpoints that nobody uses.
     /// Answers whether anything is left.
     pub(crate) fn sweep(&self, now: Instant) -> bool {
-        let pools: Vec<_> = self.endpoints.borrow().values().cloned().collect();
-        for pool in pools {
+        for pool in self.pools() {
             pool.sweep(now);
         }
+        self.private.borrow_mut().retain(|pool| pool.strong_count() > 0);
         // Two references: the map's, and the pool's own in nobody's hands.
         self.endpoints.borrow_mut().retain(|_, pool| Rc::strong_count(pool) > 1 || pool.is_in_use());
         !self.endpoints.borrow().is_empty()
@@ -203,8 +204,8 @@ impl Neighbour {
 
     /// Another endpoint's idle connection gives way when the limit is met.
     fn close_one_idle(&self) -> bool {
-        let pools: Vec<_> = self.endpoints.borrow().values().cloned().collect();
-        let oldest = pools
+        let oldest = self
+            .pools()
             .into_iter()
             .filter_map(|pool| pool.oldest_idle().map(|since| (since, pool)))
             .min_by_key(|(since, _)| *since);
@@ -217,7 +218,11 @@ impl Neighbour {
         self.gauges.connections.fetch_sub(1, Ordering::Relaxed);
         if !pool.waiting.wake_one() {
             // Stops at the first that had anybody to wake.
-            let _ = self.endpoints.borrow().values().any(|other| other.waiting.wake_one());
+            let woken = self.endpoints.borrow().values().any(|other| other.waiting.wake_one());
+            if !woken && self.gauges.pending.load(Ordering::Relaxed) > 0 {
+                let private = self.private.borrow();
+                let _ = private.iter().filter_map(Weak::upgrade).any(|other| other.waiting.wake_one());
+            }
         }
     }
 
@@ -302,6 +307,10 @@ pub(crate) struct EndpointPool {
     pub active: Cell<u32>,
     pub series: SeriesCache,
     neighbour: Rc<Neighbour>,
+    /// What each connection begins with.
+    preamble: Option<Preamble>,
+    /// Whether nothing is kept any more.
+    is_closed: Cell<bool>,
     /// Connections of this worker, in use or idle.
     connections: Cell<u32>,
     waiting: Waiters,
@@ -372,6 +381,40 @@ pub(crate) struct Leased {
 }
 
 impl EndpointPool {
+    fn new(neighbour: &Rc<Neighbour>, address: SocketAddr, preamble: Option<Preamble>) -> Rc<Self> {
+        Rc::new(Self {
+            address,
+            active: Cell::default(),
+            series: SeriesCache::default(),
+            neighbour: neighbour.clone(),
+            preamble,
+            is_closed: Cell::new(false),
+            connections: Cell::default(),
+            waiting: Waiters::default(),
+            idle: RefCell::default(),
+            http2: tokio::sync::Mutex::default(),
+            http2_failures: Cell::default(),
+            max_requests: Cell::new(u32::MAX),
+            idle_timeout: Cell::new(None),
+            max_age: Cell::new(None),
+        })
+    }
+
+    /// Another pool of the same endpoint; its connections begin with `preamble`, and [`Self::close`] ends it.
+    pub(crate) fn private(&self, preamble: Preamble) -> Rc<Self> {
+        self.neighbour.private_endpoint(self.address, preamble)
+    }
+
+    /// Closes what waits to be used again, now and from now on.
+    pub(crate) fn close(&self) {
+        self.is_closed.set(true);
+        while self.close_oldest() {}
+        // Whoever holds the lock is opening a connection, and will not keep it.
+        if let Ok(mut shared) = self.http2.try_lock() {
+            shared.clear();
+        }
+    }
+
     /// An idle HTTP/1.1 connection, if there is one: what most requests get, without waiting for anything.
     pub(crate) fn idle_http1(self: &Rc<Self>, limits: &ConnectionPool) -> Option<Leased> {
         self.follow(limits);
@@ -416,13 +459,6 @@ impl EndpointPool {
         Ok((io, Opened(Some(self.clone()))))
     }
 
-    /// Keeps a connection that was made for opaque bytes for requests: HTTP turned out to be spoken.
-    pub(crate) fn adopt(&self, io: TcpStream, opened: Opened) {
-        opened.pass_on();
-        let connection = Connection::new(io.local_addr().ok());
-        self.keep(Idle { io, served: 0, since: connection.opened, connection });
-    }
-
     /// A stream of a shared HTTP/2 connection. Another connection is opened when all have as many streams as the endpoint
     /// allows at once, or have carried what each may: streams must not queue behind calls that last, unless the limit of
     /// connections is met.
@@ -461,7 +497,9 @@ impl EndpointPool {
                         self.http2_failures.set((failures.wrapping_add(1), Some(*error)));
                     })?;
                     let stream = one.stream(self);
-                    shared.push(one);
+                    if !self.is_closed.get() {
+                        shared.push(one);
+                    }
                     return Ok(stream);
                 }
             }
@@ -509,7 +547,11 @@ impl EndpointPool {
     /// Connects, once admitted: the connection counts until `gone`, also when this future is dropped while it connects.
     async fn open(self: &Rc<Self>, limits: &ConnectionPool) -> Result<TcpStream, ConnectError> {
         let opening = Opened(Some(self.clone()));
-        let io = self.neighbour.connect(self.address, limits).await?;
+        let mut io = self.neighbour.connect(self.address, limits).await?;
+        if let Some(preamble) = &self.preamble {
+            let bytes = preamble.bytes(io.local_addr().ok(), self.address);
+            io.write_all(&bytes).await.map_err(|error| ConnectError::Failed(error.kind()))?;
+        }
         opening.pass_on();
         Ok(io)
     }
@@ -565,7 +607,9 @@ impl EndpointPool {
 
     /// Keeps a connection for the next request, if it may carry one.
     fn keep(&self, idle: Idle) {
-        if idle.served >= self.max_requests.get() || self.is_too_old(&idle.connection, idle.since) {
+        let is_spent =
+            idle.served >= self.max_requests.get() || self.is_too_old(&idle.connection, idle.since);
+        if is_spent || self.is_closed.get() {
             drop(idle);
             return self.gone();
         }
@@ -587,8 +631,16 @@ pub(crate) struct Opened(Option<Rc<EndpointPool>>);
 
 impl Opened {
     /// Somebody else counts the connection from now on.
-    pub(crate) fn pass_on(mut self) {
+    fn pass_on(mut self) {
         self.0 = None;
+    }
+
+    /// Keeps a connection that was made for opaque bytes for requests: HTTP turned out to be spoken.
+    pub(crate) fn adopt(mut self, io: TcpStream) {
+        if let Some(pool) = self.0.take() {
+            let connection = Connection::new(io.local_addr().ok());
+            pool.keep(Idle { io, served: 0, since: connection.opened, connection });
+        }
     }
 }
 

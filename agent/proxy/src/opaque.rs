@@ -16,6 +16,7 @@ use crate::flags::ResponseFlags;
 use crate::live::{ConnectError, Opened};
 use crate::metrics::Counter;
 use crate::outlet::{Bound, LocalCaller, Outlet, workload_labels};
+use crate::proxy_protocol::PrivatePools;
 use crate::record::{Peer, push_service};
 use crate::tunnel::{Moved, TunnelEnd, TunnelLimits, reset, tunnel};
 use crate::worker::Worker;
@@ -42,12 +43,8 @@ impl Early {
 
     /// The client turned out to speak HTTP: the connection waits in the pool for a request that goes there.
     pub(crate) fn keep_for_http(early: Option<Self>) {
-        let Some(Self { bound: Some(bound), endpoint: Some(endpoint), io: Ok((io, opened)), .. }) = early
-        else {
-            return;
-        };
-        if let Some(pool) = bound.pools.get(endpoint) {
-            pool.adopt(io, opened);
+        if let Some(Self { io: Ok((io, opened)), .. }) = early {
+            opened.adopt(io);
         }
     }
 }
@@ -58,6 +55,7 @@ pub(crate) async fn connect(
     caller: &Rc<LocalCaller>,
     outlet: &Rc<Outlet>,
     peer: Peer,
+    private: &PrivatePools,
     server_name: Option<&str>,
 ) -> Early {
     let Some(table) = outlet.tcp() else {
@@ -93,6 +91,10 @@ pub(crate) async fn connect(
     else {
         return Early::failed(decision, Some(bound), ResponseFlags::NO_HEALTHY_UPSTREAM);
     };
+    let pool = match bound.cluster.policy.proxy_protocol {
+        Some(version) => private.pool(&pool, version, caller.source_ip(peer, outlet.target), peer),
+        None => pool,
+    };
     let io = pool.tcp(&bound.cluster.policy.connection_pool).await;
     let sign = match &io {
         Ok(_) => Some(Sign::Opened),
@@ -113,6 +115,7 @@ pub(crate) async fn serve(
     caller: &Rc<LocalCaller>,
     outlet: &Rc<Outlet>,
     peer: Peer,
+    private: &PrivatePools,
     client: TcpStream,
     early: Option<Early>,
 ) {
@@ -124,7 +127,7 @@ pub(crate) async fn serve(
             if outlet.tcp().is_some_and(|table| table.needs_sni) {
                 server_name = crate::client_hello::server_name(&client).await;
             }
-            connect(worker, caller, outlet, peer, server_name.as_deref()).await
+            connect(worker, caller, outlet, peer, private, server_name.as_deref()).await
         }
     };
     // Not when it was made: a connection that HTTP is spoken on is judged by its answers.

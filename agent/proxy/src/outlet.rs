@@ -270,6 +270,8 @@ pub(crate) struct Outlet {
     passthrough: OnceCell<Arc<Cluster>>,
     /// Series of requests that got no cluster.
     pub series: SeriesCache,
+    /// Proxies in front that are believed; none in the mesh.
+    pub trusted_proxies: u32,
     /// Rendered ids of the rules met so far.
     rule_ids: RefCell<HashMap<RouteIndex, Option<Arc<str>>>>,
     /// Sweeps since a connection had it.
@@ -305,6 +307,10 @@ impl Outlet {
             named: RefCell::default(),
             passthrough: OnceCell::new(),
             series: SeriesCache::default(),
+            trusted_proxies: match target {
+                Target::Address(_) => 0,
+                Target::GatewayPort(..) => snapshot.trusted_proxies(),
+            },
             rule_ids: RefCell::default(),
             unused: Cell::default(),
         }

@@ -24,10 +24,12 @@ use crate::access_log::Note;
 use crate::digits::Digits;
 use crate::exchange::{Exchange, LocalReply, RequestMeta, RequestPath, Stage, Transfer};
 use crate::flags::ResponseFlags;
+use crate::forwarded::{self, FORWARDED_FOR};
 use crate::local::{self, Local};
 use crate::metrics::Counter;
 use crate::mirror::{self, Mirroring, Tee};
 use crate::outlet::{Bound, LocalCaller, Outlet, Target};
+use crate::proxy_protocol::PrivatePools;
 use crate::record::{Peer, Record};
 use crate::worker::Worker;
 
@@ -37,6 +39,8 @@ pub(crate) struct HttpPath {
     pub caller: Rc<LocalCaller>,
     pub target: Target,
     pub peer: Peer,
+    /// Where upstream connections are for this client connection alone.
+    pub private: PrivatePools,
     outlet: RefCell<Rc<Outlet>>,
 }
 
@@ -60,7 +64,8 @@ pub(crate) struct Plan {
 impl HttpPath {
     pub(crate) fn new(worker: Rc<Worker>, caller: Rc<LocalCaller>, target: Target, peer: Peer) -> Self {
         let outlet = caller.outlet(target, &worker.snapshot());
-        Self { worker, caller, target, peer, outlet: RefCell::new(outlet) }
+        let private = PrivatePools::default();
+        Self { worker, caller, target, peer, private, outlet: RefCell::new(outlet) }
     }
 
     /// The tables for the next request: those of the newest snapshot.
@@ -112,7 +117,7 @@ impl RequestPath for HttpPath {
         note.take([
             head.method().as_bytes(),
             head.target().as_bytes(),
-            head.header("x-forwarded-for").unwrap_or_default(),
+            head.header(FORWARDED_FOR).unwrap_or_default(),
             head.header("user-agent").unwrap_or_default(),
             request_id,
             head.authority().as_bytes(),
@@ -265,7 +270,9 @@ impl HttpPath {
     /// Where consistent hashing sends a request, by its head as it came.
     fn hashed(&self, cluster: &Cluster, head: &impl RequestView) -> Option<Hashed> {
         let key = cluster.policy.consistent_hash.as_ref()?.key.as_ref()?;
-        let source = self.caller.source_ip(self.peer, self.target);
+        let trusted = self.outlet.borrow().trusted_proxies;
+        let source = forwarded::client(head.header_lines(FORWARDED_FOR), trusted)
+            .unwrap_or_else(|| self.caller.source_ip(self.peer, self.target));
         key.of_request(head, source, (self.peer.remote, self.peer.dialled))
     }
 
@@ -300,13 +307,19 @@ impl HttpPath {
                 }
             }
             Target::GatewayPort(..) => {
-                // The edge: what the client says about itself is not believed.
+                // The edge: what the client says about itself is not believed, unless a trusted proxy says it.
                 edits.set("x-request-id", request_id);
-                edits.set("x-forwarded-proto", head.scheme().as_bytes());
+                let trusted = self.outlet.borrow().trusted_proxies;
+                if trusted == 0 || head.header("x-forwarded-proto").is_none() {
+                    edits.set("x-forwarded-proto", head.scheme().as_bytes());
+                }
                 edits.remove("x-forwarded-client-cert");
                 let peer = self.peer.remote.ip().to_canonical().to_string();
-                edits.set("x-envoy-external-address", peer.as_bytes());
-                edits.set("x-forwarded-for", forwarded_for(head, &peer).as_bytes());
+                let client = forwarded::client(head.header_lines(FORWARDED_FOR), trusted);
+                let client = client.map(|address| address.to_string());
+                edits.set("x-envoy-external-address", client.as_ref().unwrap_or(&peer).as_bytes());
+                let list = forwarded::appended(head.header_lines(FORWARDED_FOR), &peer);
+                edits.set(FORWARDED_FOR, list.as_bytes());
             }
         }
     }
@@ -469,14 +482,4 @@ fn upstream_protocol(cluster: &Cluster, client: HttpVersion) -> UpstreamProtocol
         HttpVersion::Http1 => UpstreamProtocol::Http1,
         HttpVersion::Http2 => UpstreamProtocol::Http2,
     }
-}
-
-fn forwarded_for(head: &impl RequestView, peer: &str) -> String {
-    let mut list = String::new();
-    for line in head.header_lines("x-forwarded-for") {
-        list.push_str(&String::from_utf8_lossy(line));
-        list.push(',');
-    }
-    list.push_str(peer);
-    list
 }

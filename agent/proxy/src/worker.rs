@@ -103,7 +103,7 @@ impl Worker {
             rng: RefCell::new(SmallRng::seed_from_u64(RandomState::new().build_hasher().finish())),
             hostname: settings.hostname.clone(),
             connections: Connections::default(),
-            // In the mesh an application's own x-forwarded-proto is believed, at the edge nobody's.
+            // In the mesh an application's own x-forwarded-proto is believed, at the edge nobody's but a trusted proxy's.
             http1_mesh: Rc::new(http1::Settings {
                 trusts_forwarded_proto: true,
                 ..http1::Settings::default()
@@ -149,6 +149,7 @@ impl Worker {
     pub(crate) fn http1_settings(&self, target: Target) -> Rc<http1::Settings> {
         match target {
             Target::Address(_) => self.http1_mesh.clone(),
+            Target::GatewayPort(..) if self.snapshot().trusted_proxies() > 0 => self.http1_mesh.clone(),
             Target::GatewayPort(..) => self.http1_gateway.clone(),
         }
     }
@@ -157,6 +158,7 @@ impl Worker {
     pub(crate) fn http2_settings(&self, target: Target) -> Rc<http2::ServerSettings> {
         match target {
             Target::Address(_) => self.http2_mesh.clone(),
+            Target::GatewayPort(..) if self.snapshot().trusted_proxies() > 0 => self.http2_mesh.clone(),
             Target::GatewayPort(..) => self.http2_gateway.clone(),
         }
     }

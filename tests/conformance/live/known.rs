@@ -11,5 +11,4 @@ pub(crate) const FAILING: &[(&str, &str)] = &[
     ("headers-xfcc-from-mtls", "there is no mutual TLS yet"),
     ("jwt-invalid-401-missing-passes", "tokens are not verified yet"),
     ("mtls-default-permissive", "there is no mutual TLS yet"),
-    ("se-proxy-protocol-upstream", "the PROXY protocol is not sent yet"),
 ];

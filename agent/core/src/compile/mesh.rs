@@ -50,6 +50,7 @@ pub(super) fn compile(inputs: &Inputs, diagnostics: &mut Vec<Diagnostic>) -> Mes
             NormalizationType::MergeSlashes => Normalization::MergeSlashes,
             NormalizationType::DecodeAndMergeSlashes => Normalization::DecodeAndMergeSlashes,
         },
+        trusted_proxies: config.gateway_topology().map_or(0, |topology| topology.num_trusted_proxies),
         service_export: Visibility::mesh_default(&config.default_service_export_to),
         virtual_service_export: Visibility::mesh_default(&config.default_virtual_service_export_to),
         destination_rule_export: Visibility::mesh_default(&config.default_destination_rule_export_to),

@@ -20,6 +20,12 @@ const TLS: Coverage =
 const NO_SIDECAR: Coverage = Warned("there is no sidecar whose listener this could be");
 const IDENTITY: Coverage = Warned("workloads have no identity yet");
 const SERVER_TLS: Coverage = Warned("TLS is not terminated yet: nothing is served for this server");
+const LISTENER_PROXY_PROTOCOL: Coverage =
+    Warned("gateways do not read the PROXY protocol yet: connections that begin with it are refused");
+/// What Istio would pass on in these is always removed.
+const FORWARDED_CERTIFICATES: &[&str] = &["APPEND_FORWARD", "FORWARD_ONLY", "ALWAYS_FORWARD_ONLY"];
+const NO_CERTIFICATES: Coverage =
+    Warned("not enforced yet: clients' x-forwarded-client-cert is removed by gateways");
 
 const VIRTUAL_SERVICE: Table = Table {
     whole: Enforced,
@@ -284,6 +290,8 @@ const DESTINATION_RULE: Table = Table {
         "trafficPolicy.retryBudget.budgetInterval",
         "trafficPolicy.tls",
         "trafficPolicy.tls.mode",
+        "trafficPolicy.proxyProtocol",
+        "trafficPolicy.proxyProtocol.version",
     ],
     others: &[
         (
@@ -299,10 +307,6 @@ const DESTINATION_RULE: Table = Table {
         ("trafficPolicy.tls.sni", TLS),
         ("trafficPolicy.tls.insecureSkipVerify", TLS),
         ("trafficPolicy.tunnel", Refused("tunnels are not built yet; nothing is sent around them")),
-        (
-            "trafficPolicy.proxyProtocol",
-            Refused("the PROXY protocol is not sent yet, and servers that want it wait for it"),
-        ),
     ],
     values: &[("trafficPolicy.tls.mode", &["SIMPLE", "MUTUAL", "ISTIO_MUTUAL"], TLS)],
 };
@@ -435,6 +439,12 @@ const MESH: Table = Table {
         "pathNormalization",
         "pathNormalization.normalization",
         "defaultConfig",
+        "defaultConfig.gatewayTopology",
+        "defaultConfig.gatewayTopology.numTrustedProxies",
+        "defaultConfig.gatewayTopology.forwardClientCertDetails",
+        "gatewayTopology",
+        "gatewayTopology.numTrustedProxies",
+        "gatewayTopology.forwardClientCertDetails",
         "h2UpgradePolicy",
         "enableAutoMtls",
     ],
@@ -444,17 +454,14 @@ const MESH: Table = Table {
             "outboundTrafficPolicy.egressProxy",
             Warned("unknown destinations are passed through, not to a proxy"),
         ),
-        ("gatewayTopology", Warned("not enforced yet: no proxy in front of a gateway is trusted")),
-        (
-            "defaultConfig.gatewayTopology",
-            Warned("not enforced yet: no proxy in front of a gateway is trusted"),
-        ),
+        ("gatewayTopology.proxyProtocol", LISTENER_PROXY_PROTOCOL),
+        ("defaultConfig.gatewayTopology.proxyProtocol", LISTENER_PROXY_PROTOCOL),
     ],
-    values: &[(
-        "enableAutoMtls",
-        &["true"],
-        Warned("mutual TLS is not spoken yet: traffic is in clear text"),
-    )],
+    values: &[
+        ("enableAutoMtls", &["true"], Warned("mutual TLS is not spoken yet: traffic is in clear text")),
+        ("gatewayTopology.forwardClientCertDetails", FORWARDED_CERTIFICATES, NO_CERTIFICATES),
+        ("defaultConfig.gatewayTopology.forwardClientCertDetails", FORWARDED_CERTIFICATES, NO_CERTIFICATES),
+    ],
 };
 
 /// Those that are let in and not enforced: `check` fails, so that nobody relies on them.

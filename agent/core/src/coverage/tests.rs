@@ -97,11 +97,7 @@ fn what_is_written_and_not_enforced_is_said() {
                 "tls": {"mode": "ISTIO_MUTUAL"}}]}}]}),
             vec![error("spec.subsets[0].trafficPolicy.portLevelSettings[0].tls.mode")],
         ),
-        (
-            "DestinationRule",
-            policy(json!({"proxyProtocol": {}})),
-            vec![error("spec.trafficPolicy.proxyProtocol")],
-        ),
+        ("DestinationRule", policy(json!({"proxyProtocol": {"version": "V2"}})), vec![]),
         ("Gateway", json!({"servers": [{"tls": {"httpsRedirect": true}, "bind": ""}]}), vec![]),
         (
             "Gateway",

@@ -9,7 +9,8 @@ use std::time::Duration;
 use super::destination_rules::SourcedPolicy;
 use crate::api::connection_pool::{ConnectionPoolSettings, H2UpgradePolicy, RetryBudget};
 use crate::api::destination_rule::{
-    ClientTlsMode, ClientTlsSettings, OutlierDetection, ProxyProtocol, TrafficPolicy, TunnelSettings,
+    ClientTlsMode, ClientTlsSettings, OutlierDetection, ProxyProtocol, ProxyProtocolVersion, TrafficPolicy,
+    TunnelSettings,
 };
 use crate::api::duration;
 use crate::api::load_balancer::{ConsistentHashLb, LoadBalancerSettings, SimpleLb};
@@ -126,8 +127,6 @@ impl<'a> Blocks<'a> {
             Some(
                 "the DestinationRule asks for a tunnel, which is not built here yet; nothing is sent around it",
             )
-        } else if self.proxy_protocol.is_some() {
-            Some("the DestinationRule asks for the PROXY protocol, which is not sent here yet")
         } else {
             None
         }
@@ -167,6 +166,10 @@ impl<'a> Blocks<'a> {
                     budget.min_retry_concurrency
                 },
                 budget_interval: budget.budget_interval.map(duration::Duration::get).unwrap_or_default(),
+            }),
+            proxy_protocol: self.proxy_protocol.map(|block| match block.version {
+                ProxyProtocolVersion::V1 => policy::ProxyProtocol::V1,
+                ProxyProtocolVersion::V2 => policy::ProxyProtocol::V2,
             }),
             origins: self.origins.into_values().collect(),
         }

@@ -27,6 +27,8 @@ pub(crate) struct Mesh {
     /// In place of `locality`.
     pub(crate) zone_aware: Option<ZoneAwareLbSetting>,
     pub(crate) normalization: Normalization,
+    /// Proxies in front of a gateway whose word about the client is believed.
+    pub(crate) trusted_proxies: u32,
     pub(crate) service_export: Visibility,
     pub(crate) virtual_service_export: Visibility,
     pub(crate) destination_rule_export: Visibility,
@@ -45,6 +47,7 @@ impl Default for Mesh {
             locality: LocalityLbSetting::default(),
             zone_aware: None,
             normalization: Normalization::Base,
+            trusted_proxies: 0,
             service_export: Visibility::All,
             virtual_service_export: Visibility::All,
             destination_rule_export: Visibility::All,

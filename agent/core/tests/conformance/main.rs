@@ -25,7 +25,6 @@ const NOT_YET: &[(&str, &str)] = &[
     ("gw-https-reencrypt", "TLS servers of gateways are not served yet"),
     ("gw-tls-optional-mutual", "TLS servers of gateways are not served yet"),
     ("jwt-invalid-401-missing-passes", "tokens are not verified yet"),
-    ("se-proxy-protocol-upstream", "the PROXY protocol is not sent yet"),
 ];
 
 #[test]

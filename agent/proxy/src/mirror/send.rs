@@ -20,6 +20,7 @@ use crate::http2::{Attempt, Head};
 use crate::live::{ConnectError, permit};
 use crate::metrics::Counter;
 use crate::pool::Upstream;
+use crate::proxy_protocol::OfOurs;
 use crate::worker::Worker;
 
 /// Copies under way at a time from one client to one cluster, all workers together; the limits of the mirror's
@@ -89,6 +90,8 @@ async fn deliver(
     let endpoint = bound.pools.get(index).ok_or(Unsent::Failed)?;
     let report = |sign| bound.report(&worker.shard, index, sign);
     let mut busy = Busy::new(endpoint.clone());
+    let own = bound.cluster.policy.proxy_protocol.map(|version| OfOurs::new(endpoint, version));
+    let endpoint = own.as_ref().map_or(endpoint, OfOurs::pool);
     let connected = match target.protocol {
         UpstreamProtocol::Http1 => {
             endpoint.http1(pool, false).await.map(|leased| Upstream::Http1(leased.lease))

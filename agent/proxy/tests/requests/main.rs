@@ -21,6 +21,7 @@ mod opaque;
 mod outlier;
 mod policy;
 mod pools;
+mod proxies;
 mod recorder;
 mod retries;
 mod routing;

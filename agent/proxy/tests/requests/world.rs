@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use serde_json::{Value, json};
 use socket2::{Domain, Socket, Type};
-use undermesh_core::api;
+use undermesh_core::api::meta::ObjectMeta;
+use undermesh_core::api::{self, Parsed};
 use undermesh_core::client::Client;
 use undermesh_core::cluster::Workload;
 use undermesh_core::compile::compile;
@@ -368,7 +369,11 @@ impl World {
     pub fn apply(&mut self) {
         let mut inputs = Inputs::default();
         for value in &self.objects {
-            let parsed = api::parse(value.clone(), Default::default()).validated();
+            let parsed = match value["kind"].as_str() {
+                Some("MeshConfig") => mesh_config(value.clone()),
+                _ => api::parse(value.clone(), Default::default()),
+            };
+            let parsed = parsed.validated();
             assert!(parsed.object.is_some(), "{:?}", parsed.diagnostics);
             inputs.insert(parsed.object.unwrap());
         }
@@ -449,8 +454,8 @@ pub fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
     }
 }
 
-fn block_on<T>(future: impl Future<Output = T>) -> T {
-    tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(future)
+pub fn block_on<T>(future: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(future)
 }
 
 /// A Service at position `position` with its EndpointSlices, one for each endpoint, so that each may have a port of its own.
@@ -479,6 +484,12 @@ pub fn service(position: u8, name: &str, port_name: &str, endpoints: &[(&str, So
 }
 
 /// A VirtualService of the namespace `default` for one host.
+/// Settings of the mesh, marked as such by a `kind`.
+fn mesh_config(mut settings: Value) -> Parsed {
+    settings.as_object_mut().unwrap().remove("kind");
+    api::parse_mesh_config(settings, &ObjectMeta::default(), Default::default())
+}
+
 pub fn virtual_service(host: &str, http: Value) -> Value {
     json!({
         "apiVersion": "networking.istio.io/v1", "kind": "VirtualService",

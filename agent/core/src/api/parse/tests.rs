@@ -337,8 +337,7 @@ fn mesh_settings_that_are_not_read_are_warned_about() {
         said(&parsed),
         [
             (Severity::Warning, Code::UnreadMeshSetting, "accessLogFile"),
-            (Severity::Warning, Code::UnreadMeshSetting, "defaultConfig.concurrency"),
-            (Severity::Warning, Code::NotEnforced, "defaultConfig.gatewayTopology")
+            (Severity::Warning, Code::UnreadMeshSetting, "defaultConfig.concurrency")
         ]
     );
     let Some(Object::MeshConfig(mesh)) = parsed.object else { panic!("not mesh settings") };
