@@ -44,10 +44,8 @@ impl HttpPath {
         }
         let outlet = record.outlet().clone();
         let route = record.decision.route.and_then(|index| outlet.http().route(index));
-        let limits = Limits {
-            per_try: route.and_then(|route| route.retries.per_try_timeout),
-            route: route.and_then(|route| route.timeout),
-        };
+        let limits =
+            Limits { per_try: route.and_then(|route| route.retries.per_try_timeout), route: plan.timeout };
         let pool = &cluster.policy.connection_pool;
         let Some(_active) = permit(&bound.neighbour.gauges, |gauges| &gauges.requests, pool.max_requests)
         else {

@@ -25,6 +25,7 @@ pub mod exchange;
 pub mod flags;
 mod forward;
 mod forwarded;
+mod grpc_timeout;
 pub mod http1;
 pub mod http2;
 pub mod inlet;

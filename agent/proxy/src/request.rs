@@ -25,6 +25,7 @@ use crate::digits::Digits;
 use crate::exchange::{Exchange, LocalReply, RequestMeta, RequestPath, Stage, Transfer};
 use crate::flags::ResponseFlags;
 use crate::forwarded::{self, FORWARDED_FOR};
+use crate::grpc_timeout::{self, GRPC_TIMEOUT};
 use crate::local::{self, Local};
 use crate::metrics::Counter;
 use crate::mirror::{self, Mirroring, Tee};
@@ -49,6 +50,8 @@ pub(crate) struct Plan {
     pub record: Record,
     pub is_idempotent: bool,
     is_upgrade_refused: bool,
+    /// For the whole of a forwarded request.
+    pub timeout: Option<Duration>,
     /// The cluster of a forwarded request.
     bound: Option<Rc<Bound>>,
     /// The body of a redirect is empty; this is its location.
@@ -127,14 +130,23 @@ impl RequestPath for HttpPath {
             meta.upgrade.is_some_and(|protocol| !protocol.eq_ignore_ascii_case("websocket"));
         let will_forward = bound.is_some() && decision.abort.is_none() && !is_upgrade_refused;
         let mut location = None;
+        let is_grpc = head.is_grpc();
+        let route = decision.route.and_then(|index| table.route(index));
+        let mut timeout = route.and_then(|route| route.timeout);
+        if is_grpc && will_forward {
+            timeout = grpc_timeout::limit(head, timeout);
+        }
         let hashed =
             bound.as_ref().filter(|_| will_forward).and_then(|bound| self.hashed(&bound.cluster, head));
         if will_forward {
             // As in Envoy the rule has the last word, also about these.
             self.proxy_headers(head, request_id, edits);
-            if let Some(limit) = decision.route.and_then(|index| expected_time(table.route(index)?)) {
+            if let Some(limit) = expected_time(route, timeout) {
                 let millis = u64::try_from(limit.as_millis()).unwrap_or(u64::MAX);
                 edits.set("x-envoy-expected-rq-timeout-ms", Digits::of(millis).as_bytes());
+                if is_grpc {
+                    edits.set(GRPC_TIMEOUT, &grpc_timeout::render(limit));
+                }
             }
             route::request_edits(table, &decision, head, &self.facts(), edits);
         } else if matches!(decision.outcome, Outcome::Redirect | Outcome::HttpsRedirect)
@@ -170,11 +182,20 @@ impl RequestPath for HttpPath {
             note,
             self.peer,
             protocol,
-            head.is_grpc(),
+            is_grpc,
         );
         record.cors = cors;
-        let plan =
-            Plan { record, is_idempotent, is_upgrade_refused, bound, location, hashed, upstream, mirroring };
+        let plan = Plan {
+            record,
+            is_idempotent,
+            is_upgrade_refused,
+            timeout,
+            bound,
+            location,
+            hashed,
+            upstream,
+            mirroring,
+        };
         (plan, stage)
     }
 
@@ -443,11 +464,11 @@ const EDGE_HEADERS: &[&str] = &[
     "x-envoy-internal",
 ];
 
-/// How long the service has for its first answer, as far as the rule says so (Envoy: the try's limit, within the route's).
-fn expected_time(route: &Route) -> Option<Duration> {
-    match (route.retries.per_try_timeout, route.timeout) {
-        (Some(per_try), Some(route)) => Some(per_try.min(route)),
-        (per_try, route) => per_try.or(route),
+/// How long the service has for its first answer, as far as it is known (Envoy: the try's limit, within the request's).
+fn expected_time(route: Option<&Route>, timeout: Option<Duration>) -> Option<Duration> {
+    match (route.and_then(|route| route.retries.per_try_timeout), timeout) {
+        (Some(per_try), Some(whole)) => Some(per_try.min(whole)),
+        (per_try, whole) => per_try.or(whole),
     }
 }
 

@@ -1,13 +1,14 @@
 //! gRPC calls, and what else HTTP/2 brings: statuses in trailers, clients that break the protocol.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, Request, Response};
 use serde_json::json;
 use tokio::task::LocalSet;
 
-use crate::world::{World, service};
+use crate::world::{Reply, Upstream, World, header, service, virtual_service};
 
 /// An HTTP/2 server in a thread of its own that answers each call with one message and `status` in the trailers.
 fn server(status: &'static str) -> SocketAddr {
@@ -104,7 +105,7 @@ fn the_status_of_what_is_no_grpc_call_is_not_counted_as_one() {
 #[test]
 fn a_client_that_breaks_http2_is_counted_and_one_that_leaves_is_not() {
     let mut objects = service(1, "echo", "http2", &[("v1", server("0"))]);
-    objects.push(crate::world::virtual_service("echo", json!([{"directResponse": {"status": 204}}])));
+    objects.push(virtual_service("echo", json!([{"directResponse": {"status": 204}}])));
     let world = World::new(objects);
     const PREFACE: &str = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
     const SETTINGS: &str = "\0\0\0\x04\0\0\0\0\0";
@@ -123,4 +124,36 @@ fn a_client_that_breaks_http2_is_counted_and_one_that_leaves_is_not() {
     let metrics = world.metrics();
     assert!(metrics.contains("undermesh_http2_errors_total{reason=\"protocol\"} 1\n"), "{metrics}");
     assert!(metrics.contains("undermesh_http2_errors_total{reason=\"flood\"} 0\n"), "{metrics}");
+}
+
+/// An HTTP/1.1 or HTTP/2 server is not the matter here: `grpc-timeout` is a header like others.
+#[test]
+fn a_grpc_deadline_counts_up_to_the_timeout_of_the_route() {
+    let slow = Upstream::start(|_, _| Reply::After(Duration::from_secs(2)));
+    let grpc = ("content-type", "application/grpc");
+    let json = ("content-type", "application/json");
+    for (kind, deadline, timeout, status, told) in [
+        // Cut: by the client, with and without a limit of the route, and by the route.
+        (grpc, Some("100m"), None, Some("14"), Some("100m")),
+        (grpc, Some("100m"), Some("1s"), Some("14"), Some("100m")),
+        (grpc, Some("1H"), Some("0.1s"), Some("14"), Some("100m")),
+        (grpc, None, Some("0.1s"), Some("14"), Some("100m")),
+        // Not cut: what is no deadline, and whose it is not.
+        (grpc, Some("soon"), None, None, Some("soon")),
+        (json, Some("100m"), None, None, Some("100m")),
+    ] {
+        let mut objects = service(1, "echo", "http", &[("v1", slow.address)]);
+        let mut rule = json!({"route": [{"destination": {"host": "echo"}}], "retries": {"attempts": 0}});
+        if let Some(timeout) = timeout {
+            rule["timeout"] = timeout.into();
+        }
+        objects.push(virtual_service("echo", json!([rule])));
+        let world = World::new(objects);
+        let mut headers = vec![kind];
+        headers.extend(deadline.map(|deadline| ("grpc-timeout", deadline)));
+        let response = world.connect(1).get("echo", "/shop.Catalog/List", &headers);
+        let case = format!("{kind:?} {deadline:?} {timeout:?}");
+        assert_eq!(response.header("grpc-status").as_deref(), status, "{case}");
+        assert_eq!(header(&slow.last(), "grpc-timeout").as_deref(), told, "{case}");
+    }
 }
