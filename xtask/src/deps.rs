@@ -54,7 +54,8 @@ const CRATES: &[Crate] = &[
     Crate { name: "undermesh-common", may_use: &[], never: EDGES },
     Crate { name: "undermesh-core", may_use: &[], never: EDGES },
     Crate { name: "undermesh-ebpf", may_use: &["undermesh-common"], never: &["tokio", "kube", "clap"] },
-    Crate { name: "undermesh-proxy", may_use: &["undermesh-core"], never: AGENTS_OWN },
+    // The worlds are for its tests alone.
+    Crate { name: "undermesh-proxy", may_use: &["undermesh-core", "undermesh-worlds"], never: AGENTS_OWN },
     Crate { name: "undermesh-redirect", may_use: &["undermesh-core", "undermesh-common"], never: AGENTS_OWN },
     Crate {
         name: "undermesh",

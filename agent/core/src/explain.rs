@@ -250,11 +250,15 @@ fn tcp(
     });
     tell_names(&route.destinations, &mut trace);
     answer.rule(route.rule.as_deref());
-    answer.destinations(
+    let failure = answer.destinations(
         &route.destinations,
         |cluster| hashing::of_connection(cluster, source, &mut trace),
         |_| (None, None),
     );
+    if let Some(flag) = failure {
+        // There is no response to have a status: the connection is closed.
+        answer.flag(flag);
+    }
     answer.finish(OutcomeName::Forward, trace)
 }
 
@@ -378,7 +382,7 @@ fn forward(
 ) {
     answer.forwarding(route);
     let key = |cluster: &Cluster| hashing::of_request(cluster, view, source, trace);
-    answer.destinations(&route.destinations, key, |destination| {
+    let failure = answer.destinations(&route.destinations, key, |destination| {
         let decision = Decision { outcome: Outcome::Forward { destination }, ..*decision };
         let facts = Facts::default();
         let (mut request, mut response) = (Edits::default(), Edits::default());
@@ -387,6 +391,9 @@ fn forward(
         route::cors_edits(table, &decision, view, &mut response);
         (Some(answer::request(view, &request)), Some(answer::response(&response)))
     });
+    if let Some(flag) = failure {
+        answer.status(503, Some(flag));
+    }
 }
 
 #[cfg(test)]

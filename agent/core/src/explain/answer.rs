@@ -123,14 +123,19 @@ impl Answer {
         });
     }
 
-    /// The destinations, and with them the policy and what fails for certain. `key` says where consistent hashing sends the
-    /// request, `edits` what changes for each.
+    /// What the access log says of a connection that is closed without a response.
+    pub(super) fn flag(&mut self, flag: &'static str) {
+        self.explanation.flag = Some(flag);
+    }
+
+    /// The destinations, and with them the policy. `key` says where consistent hashing sends the request, `edits` what changes
+    /// for each. Answers the flag of what fails for certain.
     pub(super) fn destinations(
         &mut self,
         destinations: &[WeightedDestination],
         mut key: impl FnMut(&Cluster) -> Key,
         edits: impl Fn(u16) -> (Option<RequestAnswer>, Option<ResponseAnswer>),
-    ) {
+    ) -> Option<&'static str> {
         let total: f64 = destinations.iter().map(|it| f64::from(it.weight)).sum();
         for (index, destination) in (0u16..).zip(destinations) {
             let cluster = &destination.cluster;
@@ -177,11 +182,7 @@ impl Answer {
             .iter()
             .filter(|it| destinations.len() == 1 || it.weight > 0)
             .map(|it| failure(&it.cluster));
-        if let Some(Some(first)) = failures.next()
-            && failures.all(|other| other == Some(first))
-        {
-            self.status(503, Some(first));
-        }
+        failures.next().flatten().filter(|first| failures.all(|other| other == Some(*first)))
     }
 }
 

@@ -95,6 +95,22 @@ fn what_we_answer_ourselves_has_status_and_flag() {
     }
 }
 
+#[test]
+fn a_connection_that_no_destination_can_serve_is_closed_and_so_has_a_flag_but_no_status() {
+    let request = json!({"id": "r1", "source": {"namespace": "shop"}, "address": "10.96.0.2", "port": 9000, "protocol": "tcp"});
+    for (host, flag) in [("pay", json!(null)), ("gone", json!("NC"))] {
+        let rules = virtual_service(
+            "v",
+            &format!(
+                "{{hosts: [pay], tcp: [{{route: [{{destination: {{host: {host}, port: {{number: 9000}}}}}}]}}]}}"
+            ),
+        );
+        let answer = ask(&[REGISTRY, &rules], request.clone());
+        assert_eq!((&answer["status"], &answer["flag"]), (&json!(null), &flag), "{answer}");
+        assert_eq!(answer["outcome"], "forward");
+    }
+}
+
 fn rule(policy: &str) -> String {
     format!(
         "{{apiVersion: networking.istio.io/v1, kind: DestinationRule, metadata: {{name: r, namespace: shop}}, spec: {{host: catalog, trafficPolicy: {policy}}}}}"
