@@ -1,16 +1,16 @@
 //! Metrics of the data path, under Istio's names and labels, so that Kiali and Istio's dashboards work unchanged.
 //!
 //! Each worker counts in a shard of its own (no atomics, no locks on the request path); a scrape collects the shards and
-//! adds them up. A series is its rendered label text; the request path keeps indices into the shard and meets the text
-//! only when a series is new.
+//! adds them up. A series is its rendered label text; the request path keeps the series it has met and sees the text
+//! only when one is new.
 
-use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::sync::Arc;
-use std::time::Duration;
 
-use crate::flags::ResponseFlags;
+mod shard;
+
+pub(crate) use shard::{Outcome, SeriesCache, Shard};
 
 /// Upper bounds of Istio's histograms (Envoy's defaults), in milliseconds or bytes.
 const BOUNDS: [f64; 19] = [
@@ -255,138 +255,9 @@ pub fn escape(value: &str) -> std::borrow::Cow<'_, str> {
     }
 }
 
-/// What, besides the workloads, tells series of requests apart.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Outcome {
-    pub status: u16,
-    pub flags: ResponseFlags,
-    /// gRPC status, from the head or the trailers.
-    pub grpc_status: Option<u32>,
-    pub is_grpc: bool,
-}
-
-/// How many outcomes a place has series of its own for. Servers seldom use more than ten; one that went through every status
-/// there is would make thousands of series for each of its clients.
-const MAX_OUTCOMES: usize = 64;
-
-impl Outcome {
-    /// Whatever is beyond [`MAX_OUTCOMES`].
-    pub(crate) const OTHER: Self =
-        Self { status: u16::MAX, flags: ResponseFlags::NONE, grpc_status: None, is_grpc: false };
-}
-
-/// Indices of the series that one place (an endpoint, a cluster, a table) has met; a handful, so a list.
-#[derive(Default)]
-pub(crate) struct SeriesCache(RefCell<Vec<(Outcome, usize)>>);
-
-/// One worker's counts.
-pub(crate) struct Shard {
-    http: RefCell<Vec<(Arc<str>, HttpSeries)>>,
-    http_index: RefCell<HashMap<Arc<str>, usize>>,
-    tcp: RefCell<HashMap<Arc<str>, TcpSeries>>,
-    rules: RefCell<HashMap<Arc<str>, u64>>,
-    counters: [Cell<i64>; COUNTERS.len()],
-}
-
-// Not derived: arrays of more than 32 have no default.
-impl Default for Shard {
-    fn default() -> Self {
-        Self {
-            http: RefCell::default(),
-            http_index: RefCell::default(),
-            tcp: RefCell::default(),
-            rules: RefCell::default(),
-            counters: [const { Cell::new(0) }; COUNTERS.len()],
-        }
-    }
-}
-
-impl Shard {
-    pub(crate) fn count(&self, counter: Counter) {
-        self.change(counter, 1);
-    }
-
-    pub(crate) fn change(&self, counter: Counter, by: i64) {
-        let cell = &self.counters[counter as usize];
-        cell.set(cell.get() + by);
-    }
-
-    /// Records one request. `labels` is called only when the place behind `cache` sees `outcome` for the first time.
-    pub(crate) fn request(
-        &self,
-        cache: &SeriesCache,
-        outcome: Outcome,
-        duration: Duration,
-        received: u64,
-        sent: u64,
-        labels: impl FnOnce(Outcome) -> String,
-    ) {
-        let mut cache = cache.0.borrow_mut();
-        let met = |outcome: Outcome| cache.iter().find(|(met, _)| *met == outcome).map(|&(_, index)| index);
-        let (outcome, index) = match met(outcome) {
-            None if cache.len() >= MAX_OUTCOMES => (Outcome::OTHER, met(Outcome::OTHER)),
-            index => (outcome, index),
-        };
-        let index = index.unwrap_or_else(|| {
-            let index = self.http_series(labels(outcome));
-            cache.push((outcome, index));
-            index
-        });
-        if let Some((_, series)) = self.http.borrow_mut().get_mut(index) {
-            series.requests += 1;
-            series.duration_ms.observe(duration.as_secs_f64() * 1e3);
-            series.request_bytes.observe(received as f64);
-            series.response_bytes.observe(sent as f64);
-        }
-    }
-
-    fn http_series(&self, labels: String) -> usize {
-        let mut all = self.http.borrow_mut();
-        let labels: Arc<str> = labels.into();
-        *self.http_index.borrow_mut().entry(labels.clone()).or_insert_with(|| {
-            all.push((labels, HttpSeries::default()));
-            all.len() - 1
-        })
-    }
-
-    /// Counts a request for the rule with this id.
-    pub(crate) fn rule(&self, id: &Arc<str>) {
-        let mut rules = self.rules.borrow_mut();
-        match rules.get_mut(id) {
-            Some(count) => *count += 1,
-            None => drop(rules.insert(id.clone(), 1)),
-        }
-    }
-
-    pub(crate) fn tcp_opened(&self, labels: &Arc<str>) {
-        self.tcp.borrow_mut().entry(labels.clone()).or_default().opened += 1;
-    }
-
-    pub(crate) fn tcp_closed(&self, labels: &Arc<str>, received: u64, sent: u64) {
-        let mut all = self.tcp.borrow_mut();
-        let series = all.entry(labels.clone()).or_default();
-        series.closed += 1;
-        series.received_bytes += received;
-        series.sent_bytes += sent;
-    }
-
-    pub(crate) fn collect(&self) -> Metrics {
-        Metrics {
-            http: self.http.borrow().iter().cloned().collect(),
-            tcp: self.tcp.borrow().iter().map(|(labels, series)| (labels.clone(), *series)).collect(),
-            rules: self.rules.borrow().iter().map(|(rule, count)| (rule.clone(), *count)).collect(),
-            counters: self.counters.iter().map(Cell::get).enumerate().collect(),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn outcome(status: u16) -> Outcome {
-        Outcome { status, flags: ResponseFlags::NONE, grpc_status: None, is_grpc: false }
-    }
 
     #[test]
     fn a_value_on_a_bound_is_in_that_bucket_and_one_above_is_not() {
@@ -395,79 +266,6 @@ mod tests {
         histogram.observe(1.1);
         histogram.observe(1e9);
         assert_eq!((histogram.buckets[1], histogram.buckets[2], histogram.buckets[BOUNDS.len()]), (1, 1, 1));
-    }
-
-    #[test]
-    fn labels_are_rendered_once_for_each_outcome_of_a_place() {
-        let shard = Shard::default();
-        let cache = SeriesCache::default();
-        let rendered = Cell::new(0);
-        for status in [200, 200, 503, 200] {
-            shard.request(&cache, outcome(status), Duration::from_millis(2), 0, 10, |_| {
-                rendered.set(rendered.get() + 1);
-                format!("response_code=\"{status}\"")
-            });
-        }
-        assert_eq!(rendered.get(), 2);
-        let mut text = String::new();
-        shard.collect().render(&mut text);
-        assert!(text.contains("istio_requests_total{response_code=\"200\"} 3\n"), "{text}");
-        assert!(text.contains("istio_requests_total{response_code=\"503\"} 1\n"), "{text}");
-        assert!(
-            text.contains("istio_request_duration_milliseconds_bucket{response_code=\"200\",le=\"5\"} 3\n"),
-            "{text}"
-        );
-        assert!(
-            text.contains("istio_request_duration_milliseconds_sum{response_code=\"200\"} 6\n"),
-            "{text}"
-        );
-    }
-
-    #[test]
-    fn a_server_that_goes_through_every_status_makes_no_more_than_some_series() {
-        let shard = Shard::default();
-        let (busy, quiet) = (SeriesCache::default(), SeriesCache::default());
-        for status in (200..=999).chain(200..=999) {
-            shard.request(&busy, outcome(status), Duration::ZERO, 0, 0, |outcome| {
-                format!("busy=\"{}\"", outcome.status)
-            });
-        }
-        shard.request(&quiet, outcome(999), Duration::ZERO, 0, 0, |outcome| {
-            format!("quiet=\"{}\"", outcome.status)
-        });
-        let mut text = String::new();
-        shard.collect().render(&mut text);
-        let series = text.lines().filter(|line| line.starts_with("istio_requests_total{")).count();
-        assert_eq!(series, MAX_OUTCOMES + 1 + 1);
-        assert!(text.contains("istio_requests_total{busy=\"200\"} 2\n"), "{text}");
-        let other = 2 * (800 - MAX_OUTCOMES);
-        assert!(text.contains(&format!("istio_requests_total{{busy=\"{}\"}} {other}\n", u16::MAX)), "{text}");
-        assert!(text.contains("istio_requests_total{quiet=\"999\"} 1\n"), "elsewhere it has its own");
-    }
-
-    #[test]
-    fn two_places_with_the_same_labels_share_a_series_and_workers_add_up() {
-        let shards = [Shard::default(), Shard::default()];
-        let mut sum = Metrics::default();
-        for shard in &shards {
-            for _ in 0..2 {
-                shard.request(&SeriesCache::default(), outcome(200), Duration::ZERO, 0, 0, |_| {
-                    "a=\"b\"".to_owned()
-                });
-            }
-            shard.count(Counter::Accepted);
-            shard.rule(&"VirtualService/default/x#0".into());
-            sum.add(shard.collect());
-        }
-        let mut text = String::new();
-        sum.render(&mut text);
-        assert!(text.contains("istio_requests_total{a=\"b\"} 4\n"), "{text}");
-        assert!(
-            text.contains("undermesh_rule_requests_total{rule=\"VirtualService/default/x#0\"} 2\n"),
-            "{text}"
-        );
-        assert_eq!(sum.counter(Counter::Accepted), 2);
-        assert_eq!(sum.counter(Counter::Retries), 0);
     }
 
     #[test]

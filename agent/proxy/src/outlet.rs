@@ -10,7 +10,7 @@
 //! it, so a change of routing neither closes connections nor forgets limits.
 
 use std::cell::{Cell, OnceCell, RefCell};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt::Write;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
@@ -123,7 +123,7 @@ impl LocalCaller {
 
     /// `cluster` with its live state, for connections that dialled `outlet`.
     pub(crate) fn bind(&self, outlet: &Outlet, cluster: &Arc<Cluster>) -> Rc<Bound> {
-        if let Some(bound) = outlet.bound.borrow().iter().find(|bound| Arc::ptr_eq(&bound.of, cluster))
+        if let Some(bound) = outlet.bound.borrow().get(cluster)
             && bound.resolution.as_ref().is_none_or(Resolution::is_current)
         {
             return bound.clone();
@@ -174,9 +174,7 @@ impl LocalCaller {
             resolution,
             preparing: Default::default(),
         });
-        let mut all = outlet.bound.borrow_mut();
-        all.retain(|other| !Arc::ptr_eq(&other.of, of));
-        all.push(bound.clone());
+        outlet.bound.borrow_mut().insert(bound.clone());
         bound
     }
 
@@ -191,7 +189,7 @@ impl LocalCaller {
         let mut named = outlet.named.borrow_mut();
         let key = (Arc::as_ptr(cluster) as usize, name.to_ascii_lowercase());
         if !named.contains_key(&key) && named.len() >= MOST_NAMES {
-            outlet.bound.borrow_mut().retain(|bound| !named.values().any(|it| Arc::ptr_eq(it, &bound.of)));
+            outlet.bound.borrow_mut().remove(named.values());
             named.clear();
         }
         let one = named.entry(key).or_insert_with_key(|(_, name)| {
@@ -264,7 +262,7 @@ pub(crate) struct Outlet {
     pub target: Target,
     pub generation: u64,
     tables: Tables,
-    bound: RefCell<Vec<Rc<Bound>>>,
+    bound: RefCell<BoundClusters>,
     /// Clusters of which each request says the name, by their place in memory, for each name.
     named: RefCell<HashMap<(usize, String), Arc<Cluster>>>,
     passthrough: OnceCell<Arc<Cluster>>,
@@ -376,6 +374,37 @@ impl Outlet {
                 service: None,
             })
         })
+    }
+}
+
+/// The clusters of an outlet that were asked for, by their place in memory: a gateway's port may lead to thousands.
+#[derive(Default)]
+struct BoundClusters(Vec<(usize, Rc<Bound>)>);
+
+impl BoundClusters {
+    fn find(&self, of: &Arc<Cluster>) -> Result<usize, usize> {
+        let place = Arc::as_ptr(of) as usize;
+        self.0.binary_search_by_key(&place, |&(known, _)| known)
+    }
+
+    fn get(&self, of: &Arc<Cluster>) -> Option<&Rc<Bound>> {
+        let at = self.find(of).ok()?;
+        self.0.get(at).map(|(_, bound)| bound)
+    }
+
+    /// Puts it in the place of the one that was there for its cluster.
+    fn insert(&mut self, bound: Rc<Bound>) {
+        // Each keeps its cluster, so the place is nobody else's.
+        let entry = (Arc::as_ptr(&bound.of) as usize, bound);
+        match self.find(&entry.1.of) {
+            Ok(at) => self.0[at] = entry,
+            Err(at) => self.0.insert(at, entry),
+        }
+    }
+
+    fn remove<'a>(&mut self, clusters: impl Iterator<Item = &'a Arc<Cluster>>) {
+        let places: HashSet<usize> = clusters.map(|of| Arc::as_ptr(of) as usize).collect();
+        self.0.retain(|(place, _)| !places.contains(place));
     }
 }
 

@@ -90,7 +90,9 @@ impl OutlierRegistry {
         self.all().retain(|_, shared| {
             let mut detector = shared.detector();
             returned.extend(detector.sweep(now).into_iter().map(|address| (shared.clone(), address)));
-            shared.count(&detector);
+            if shared.out.load(Ordering::Relaxed) > 0 {
+                shared.count(&detector);
+            }
             Arc::strong_count(shared) > 1 || detector.has_history()
         });
         for (shared, address) in returned {

@@ -33,6 +33,8 @@ use crate::{http1, http2, mirror};
 const HOUSEKEEPING: Duration = Duration::from_millis(250);
 /// Every so many rounds of housekeeping the pools are swept.
 const SWEEP_ROUNDS: u32 = 4;
+/// Every so many rounds of housekeeping (a minute) metric series of the past are forgotten.
+const FORGET_ROUNDS: u32 = 240;
 
 /// What other threads ask of a worker.
 pub(crate) enum Command {
@@ -249,6 +251,9 @@ pub(crate) async fn run(worker: Rc<Worker>, mut commands: mpsc::UnboundedReceive
                 round = round.wrapping_add(1);
                 if round.is_multiple_of(SWEEP_ROUNDS) {
                     worker.sweep();
+                }
+                if round.is_multiple_of(FORGET_ROUNDS) {
+                    worker.shard.sweep(Instant::now());
                 }
                 if worker.is_draining() && worker.connections.is_empty() {
                     break;

@@ -5,7 +5,6 @@
 //! a source may hand out all of its objects after each change, and who gets them can find out at little cost what it was.
 
 use std::fmt;
-use std::ops::Index;
 use std::sync::Arc;
 
 use crate::api::meta::{Key, Resource};
@@ -287,16 +286,6 @@ impl<T> Extend<(Key, Arc<Resource<T>>)> for Objects<T> {
         for (key, object) in entries {
             self.insert(key, object);
         }
-    }
-}
-
-impl<T> Index<&Key> for Objects<T> {
-    type Output = Arc<Resource<T>>;
-
-    /// Panics if there is no such object.
-    #[expect(clippy::panic, reason = "as for any map")]
-    fn index(&self, key: &Key) -> &Self::Output {
-        self.get(key).unwrap_or_else(|| panic!("no object {key}"))
     }
 }
 

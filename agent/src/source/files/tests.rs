@@ -128,7 +128,7 @@ fn a_refused_object_keeps_its_last_good_version() {
     folder.write("a.yaml", &format!("{}---\n{}", virtual_service("x", "new"), virtual_service("z", "z2")));
     let loaded = source.load();
     assert_eq!(said(&loaded), []);
-    assert_eq!(loaded.inputs.virtual_services[&Key::new("default", "x")].spec.hosts, ["new"]);
+    assert_eq!(loaded.inputs.virtual_services.get(&Key::new("default", "x")).unwrap().spec.hosts, ["new"]);
 }
 
 #[test]

@@ -3,6 +3,7 @@
 //! Istio: `buildGatewayNetworkFiltersFromTLSRoutes` and `...FromTCPRoutes`. Of a match entry only port and gateways count
 //! here: who connects from outside has neither labels nor a namespace, and all connections have the gateway's own address.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use super::{Server, ServerKind};
@@ -26,13 +27,13 @@ pub(super) fn by_name(state: &State, servers: &[Server<'_>], clusters: &mut Clus
             total_weight: 0,
         });
     }
-    let mut taken: Vec<&HostKey> = Vec::new();
+    let mut taken: HashSet<&HostKey> = HashSet::new();
     for &(gateway, server) in servers.iter().filter(|(_, it)| it.kind == ServerKind::Passthrough) {
         for service in bound(state, (gateway, server), clusters) {
             for rule in &service.tls {
                 for entry in rule.entries.iter().filter(|entry| holds(entry, &gateway.reference, server.port))
                 {
-                    if entry.sni.iter().any(|name| taken.contains(&name)) {
+                    if entry.sni.iter().any(|name| taken.contains(name)) {
                         continue;
                     }
                     taken.extend(&entry.sni);
