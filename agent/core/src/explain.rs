@@ -15,14 +15,14 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use rand_core::RngCore;
 
 use crate::client::{Client, ClientKind};
-use crate::cluster::{Cluster, Discovery};
+use crate::cluster::{Availability, Cluster, Discovery};
 use crate::edits::Edits;
 use crate::host::HostKey;
 use crate::route::{
     self, Abort, Decision, Facts, HttpTable, Outcome, Percent, Route, TcpAction, TcpDecision, TcpTable,
     WeightedDestination,
 };
-use crate::snapshot::Snapshot;
+use crate::snapshot::{Service, Snapshot};
 use crate::view::RequestView;
 
 use answer::Answer;
@@ -51,6 +51,13 @@ pub fn explain(snapshot: &Snapshot, request: &Request) -> Explanation {
             from_mesh(snapshot, request, &client, trace)
         }
     }
+}
+
+/// The answer to a request whose connection nobody looks at, for the reason in `line`.
+pub fn untouched(request: &Request, line: String) -> Explanation {
+    let mut trace = Trace::default();
+    trace.push(line);
+    Answer::new(request, DecidedBy::None).finish(OutcomeName::Passthrough, trace)
 }
 
 /// Where a request comes from.
@@ -166,9 +173,15 @@ fn at_gateway(
 
 fn from_mesh(snapshot: &Snapshot, request: &Request, client: &Client, mut trace: Trace) -> Explanation {
     // Without an address the client asks DNS; what DNS does not know, only Host can tell, as on a captured port.
-    let address = request.address.or_else(|| resolve(snapshot, request, client, &mut trace));
+    let mut named = None;
+    let address = request.address.or_else(|| resolve(snapshot, request, client, &mut named, &mut trace));
     let address = address.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
     let dialled = SocketAddr::new(address, request.port);
+    if let Some(service) = named.filter(|service| service.port(request.port).is_none()) {
+        let ports: Vec<_> = service.ports.iter().map(|port| port.number.to_string()).collect();
+        let ports = if ports.is_empty() { "none".to_owned() } else { ports.join(", ") };
+        trace.push(format!("{} has no port {}; its ports are: {ports}", service.host, request.port));
+    }
     let outbound = snapshot.outbound(client, dialled);
     let captured = outbound.service.is_some() || snapshot.captures_address(dialled);
     let mut answer = Answer::new(request, if captured { DecidedBy::Proxy } else { DecidedBy::None });
@@ -206,8 +219,14 @@ fn from_mesh(snapshot: &Snapshot, request: &Request, client: &Client, mut trace:
     tcp(request, &outbound.tcp, address, client.addresses.first().copied(), answer, trace)
 }
 
-/// What cluster DNS answers a pod of the client's namespace for the authority.
-fn resolve(snapshot: &Snapshot, request: &Request, client: &Client, trace: &mut Trace) -> Option<IpAddr> {
+/// What cluster DNS answers a pod of the client's namespace for the authority; `named`: the service that it names.
+fn resolve<'a>(
+    snapshot: &'a Snapshot,
+    request: &Request,
+    client: &Client,
+    named: &mut Option<&'a Service>,
+    trace: &mut Trace,
+) -> Option<IpAddr> {
     let host = crate::host::without_port(request.authority.as_deref()?);
     if let Ok(address) = host.trim_matches(['[', ']']).parse() {
         return Some(address);
@@ -219,7 +238,11 @@ fn resolve(snapshot: &Snapshot, request: &Request, client: &Client, trace: &mut 
         format!("{host}.svc.cluster.local"),
         format!("{host}.cluster.local"),
     ];
-    let found = names.iter().find_map(|name| snapshot.service_named(name))?;
+    let Some(found) = names.iter().find_map(|name| snapshot.service_named(name)) else {
+        trace.push(format!("no service of the mesh is named {host}: its address is for DNS to tell"));
+        return None;
+    };
+    *named = Some(found);
     let of_endpoint = || found.ports.first()?.endpoints.first().map(|endpoint| endpoint.address.ip());
     let address = found.addresses.first().copied().or_else(of_endpoint)?;
     trace.push(format!("{host} is {address} to a client of namespace {}: {}", client.namespace, found.host));
@@ -249,6 +272,7 @@ fn tcp(
         None => "the service's default route takes the connection".to_owned(),
     });
     tell_names(&route.destinations, &mut trace);
+    tell_failures(&route.destinations, "is closed", &mut trace);
     answer.rule(route.rule.as_deref());
     let failure = answer.destinations(
         &route.destinations,
@@ -289,6 +313,7 @@ fn http(
     match decision.outcome {
         Outcome::Forward { .. } => {
             tell_names(&route.destinations, &mut trace);
+            tell_failures(&route.destinations, "answers 503", &mut trace);
             forward(table, &decision, route, &view, from.source, &mut answer, &mut trace);
         }
         Outcome::Preflight => answer.direct_response(200, b""),
@@ -358,6 +383,27 @@ fn redirect(table: &HttpTable, decision: &Decision, view: &View<'_>, answer: &mu
     let mut location = Vec::new();
     if let Some(code) = route::redirect(table, decision, view, &mut location) {
         answer.redirect(String::from_utf8_lossy(&location).into_owned(), code);
+    }
+}
+
+/// Destinations that fail, with their part of the requests and what becomes of those.
+fn tell_failures(destinations: &[WeightedDestination], fate: &str, trace: &mut Trace) {
+    let total: u64 = destinations.iter().map(|it| u64::from(it.weight)).sum();
+    for destination in destinations {
+        let cluster = &destination.cluster;
+        let Some(flag) = answer::failure(cluster) else { continue };
+        let part = match (destinations.len(), total) {
+            (1, _) => "everything".to_owned(),
+            (_, 0) => continue,
+            _ if destination.weight == 0 => continue,
+            _ => format!("{:.1} %", f64::from(destination.weight) * 100.0 / total as f64),
+        };
+        let why = match cluster.availability {
+            Availability::Known if cluster.excluded.is_empty() => "it has no endpoint".to_owned(),
+            Availability::Known => "none of its endpoints may be used".to_owned(),
+            ref other => other.to_string(),
+        };
+        trace.push(format!("{}: {why}, so {part} {fate} ({flag})", cluster.name));
     }
 }
 

@@ -7,11 +7,10 @@ use serde_json::{Map, Value, json};
 use undermesh_core::client::Client;
 use undermesh_core::cluster::{Availability, Cluster, Discovery, DnsEndpoint};
 use undermesh_core::diagnostic::Severity;
-use undermesh_core::explain;
 use undermesh_core::host::HostKey;
 use undermesh_core::inventory::Protocol;
 use undermesh_core::route::{Action, HttpTable, Route, TcpTable, WeightedDestination};
-use undermesh_core::snapshot::{Service, ServiceKind, ServicePort, Snapshot};
+use undermesh_core::snapshot::{Service, ServiceKind, ServicePort};
 use undermesh_proxy::OutlierRow;
 use undermesh_proxy::metrics::Counter;
 use undermesh_proxy::names::NameRow;
@@ -426,17 +425,6 @@ fn inspection_value(inspection: &Inspection) -> Value {
         "workloads": workloads.collect::<Vec<_>>(),
         "origins": origins.collect::<Vec<_>>(),
     })
-}
-
-/// `undermesh explain`, against what is in force.
-pub(super) fn explain(state: &State, body: &[u8]) -> Result<Value, String> {
-    let requests = explain::Requests::parse(body).map_err(|error| error.to_string())?;
-    Ok(explain_all(&state.published.snapshot.load(), &requests))
-}
-
-/// The document of docs/explain-schema.md.
-pub fn explain_all(snapshot: &Snapshot, requests: &explain::Requests) -> Value {
-    serde_json::to_value(explain::explain_all(snapshot, requests)).unwrap_or_default()
 }
 
 /// The metrics page.

@@ -4,10 +4,9 @@
 pub mod client;
 mod diagnostics;
 mod dump;
+pub mod explain;
 
 mod server;
-
-pub use dump::explain_all;
 
 use std::net::SocketAddr;
 use std::path::Path;

@@ -16,7 +16,7 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
 
-use super::{State, dump};
+use super::{State, dump, explain};
 
 /// A batch of requests to explain may be large; more than this is a mistake.
 const MAX_BODY: usize = 64 << 20;
@@ -129,8 +129,8 @@ async fn answer(request: Request<Incoming>, state: &State, is_local: bool) -> Re
                 Ok(body) => body.to_bytes(),
                 Err(error) => return reply(StatusCode::BAD_REQUEST, "text/plain", error.to_string()),
             };
-            match dump::explain(state, &body) {
-                Ok(value) => json(value),
+            match explain::live(state, &body) {
+                Ok(results) => json(serde_json::to_value(results).unwrap_or_default()),
                 Err(why) => reply(StatusCode::BAD_REQUEST, "text/plain", why),
             }
         }

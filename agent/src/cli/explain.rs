@@ -11,7 +11,8 @@ use undermesh_core::explain::Requests;
 
 use super::Answer;
 use super::output::{Output, document};
-use crate::admin::{client, explain_all};
+use crate::admin::client;
+use crate::admin::explain::answers;
 
 mod text;
 
@@ -50,9 +51,9 @@ pub(super) struct Args {
     /// The address that is dialled, IP or IP:PORT.
     #[arg(long, value_name = "IP[:PORT]")]
     address: Option<String>,
-    /// http1, http2, grpc, tls or tcp.
-    #[arg(long, default_value = "http1", value_name = "PROTOCOL")]
-    protocol: String,
+    /// http1, http1.0, http2, grpc, tls or tcp. Default: http1; of an https URL tls, as that is what leaves a pod.
+    #[arg(long, value_name = "PROTOCOL")]
+    protocol: Option<String>,
     /// Many requests at once; `-` is standard input.
     #[arg(long, value_name = "FILE", conflicts_with_all = ["url", "header", "pod", "gateway"])]
     requests: Option<PathBuf>,
@@ -86,7 +87,8 @@ impl Args {
             let loaded = super::check::load(&self.config)?;
             let compiled = compile(&loaded.inputs);
             let requests = Requests::parse(requests.as_bytes()).context("the requests")?;
-            explain_all(&compiled.snapshot.with_generation(1), &requests)
+            let snapshot = compiled.snapshot.with_generation(1);
+            serde_json::to_value(answers(&snapshot, &loaded.inputs, &loaded.diagnostics, &requests))?
         };
         let mut out = std::io::BufWriter::new(std::io::stdout().lock());
         match self.output {
@@ -109,9 +111,14 @@ impl Args {
             Some(at) => (&rest[..at], format!("/{}", &rest[at..])),
             None => (rest, "/".to_owned()),
         };
+        let is_tls = scheme == "https" && self.gateway.is_empty();
+        let protocol = self.protocol.as_deref().unwrap_or(if is_tls { "tls" } else { "http1" });
         let mut request = json!({
-            "id": "1", "protocol": self.protocol, "scheme": scheme, "method": self.method, "authority": authority, "path": path,
+            "id": "1", "protocol": protocol, "scheme": scheme, "method": self.method, "authority": authority, "path": path,
         });
+        if protocol == "tls" {
+            request["sni"] = authority.rsplit_once(':').map_or(authority, |(host, _)| host).into();
+        }
         let mut headers = Map::new();
         for line in &self.header {
             let (name, value) =

@@ -18,6 +18,35 @@ pub(super) fn check(inputs: &Inputs, state: &State, diagnostics: &mut Vec<Diagno
         hosts(resource, state, diagnostics);
         destinations(resource, state, diagnostics);
     }
+    selectors(inputs, state, diagnostics);
+}
+
+/// Services whose selector finds nothing at all, ready or not.
+fn selectors(inputs: &Inputs, state: &State, diagnostics: &mut Vec<Diagnostic>) {
+    if state.services.iter().flat_map(|service| &service.ports).all(|port| port.endpoints.is_empty()) {
+        // Rules and services without a cluster.
+        return;
+    }
+    for service in state.services.iter().filter(|service| service.kind != ServiceKind::ServiceEntry) {
+        let is_listed = |port: &ServicePort| port.discovery == Discovery::Endpoints;
+        let is_empty = |port: &ServicePort| port.endpoints.is_empty() && port.excluded.is_empty();
+        let is_idle = service.ports.iter().all(|port| is_listed(port) && is_empty(port));
+        if service.ports.is_empty() || !is_idle {
+            continue;
+        }
+        let key = Key::new(&*service.namespace, &*service.name);
+        let Some(resource) = inputs.services.get(&key).filter(|it| !it.spec.selector.is_empty()) else {
+            continue;
+        };
+        let labels: Vec<_> =
+            resource.spec.selector.iter().map(|(key, value)| format!("{key}={value}")).collect();
+        let message = format!("no pod has the labels {}, so requests to it answer 503", labels.join(","));
+        diagnostics.push(
+            resource
+                .diagnostic(Severity::Info, Code::NoEndpoints, "spec.selector", message)
+                .with_hint("correct the selector, or start such pods"),
+        );
+    }
 }
 
 fn binds_mesh(resource: &Resource<VirtualService>) -> bool {
@@ -156,7 +185,10 @@ impl Place<'_> {
         };
         let subset = &*completed.subset;
         if !subset.is_empty() && subset_labels(service, subset, state).is_none() {
-            let message = format!("no DestinationRule for {} defines the subset {subset}", service.host);
+            let message = format!(
+                "no DestinationRule for {} defines the subset {subset}, so requests to it answer 503",
+                service.host
+            );
             let hint = "add the subset to a DestinationRule, or correct its name";
             self.warn(Code::UnknownSubset, &format!("{field}.subset"), message, hint);
         } else {

@@ -85,6 +85,28 @@ fn a_subset_that_no_pod_is_in_is_worth_an_info() {
 }
 
 #[test]
+fn a_service_whose_selector_finds_no_pod_is_worth_an_info() {
+    let idle = "
+kind: Service
+apiVersion: v1
+metadata: {name: idle, namespace: shop}
+spec: {clusterIP: 10.96.0.77, selector: {app: idel}, ports: [{port: 80, name: http}]}
+";
+    let service = format!("{REGISTRY}\n---{idle}");
+    assert_eq!(findings(&[&service]), [(Code::NoEndpoints, "spec.selector".to_owned())]);
+    let pod = "
+kind: Pod
+apiVersion: v1
+metadata: {name: idle-1, namespace: shop, labels: {app: idel}}
+spec: {nodeName: n1}
+status: {podIPs: [{ip: 10.1.0.77}], conditions: [{type: Ready, status: 'False'}]}
+";
+    // One that is not ready is there all the same; and without a selector somebody else sees to endpoints.
+    assert_eq!(findings(&[&service, pod]), []);
+    assert_eq!(findings(&[&service.replace("selector: {app: idel}, ", "")]), []);
+}
+
+#[test]
 fn an_only_port_that_istio_would_not_take_is_worth_an_info() {
     let rules = virtual_service("v", "{hosts: [pay], http: [{route: [{destination: {host: catalog}}]}]}");
     let diagnostics = compiled(&[REGISTRY, &rules]).diagnostics;

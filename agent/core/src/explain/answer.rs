@@ -187,7 +187,7 @@ impl Answer {
 }
 
 /// The flag of a cluster that cannot serve anything.
-fn failure(cluster: &Cluster) -> Option<&'static str> {
+pub(super) fn failure(cluster: &Cluster) -> Option<&'static str> {
     let empty = match &cluster.discovery {
         Discovery::Endpoints => cluster.endpoints.is_empty(),
         Discovery::Dns(names) => names.is_empty(),

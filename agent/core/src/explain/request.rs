@@ -102,7 +102,7 @@ impl Request {
 }
 
 /// A client in the mesh. What is absent comes from its Pod, if `pod` names one.
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct Source {
     /// Default `default`.

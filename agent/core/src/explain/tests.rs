@@ -173,6 +173,41 @@ fn an_address_nobody_captures_is_not_touched() {
     assert_eq!((answer["outcome"].as_str(), answer["path"].as_str()), (Some("passthrough"), Some("none")));
 }
 
+fn said(answer: &Value, text: &str) -> bool {
+    answer["trace"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .any(|line| line.as_str().is_some_and(|it| it.contains(text)))
+}
+
+#[test]
+fn a_name_or_port_that_nobody_has_is_told() {
+    let ask = |authority: &str, port: u16| {
+        let source = json!({"namespace": "shop"});
+        ask(&[REGISTRY], json!({"id": "x", "source": source, "port": port, "authority": authority}))
+    };
+    assert!(said(&ask("catalogue", 8080), "no service of the mesh is named catalogue"));
+    assert!(said(&ask("catalog", 81), "catalog.shop.svc.cluster.local has no port 81; its ports are: 8080"));
+    let right = ask("catalog", 8080);
+    assert!(!said(&right, "has no port") && !said(&right, "no service of the mesh"), "{right}");
+}
+
+#[test]
+fn the_part_that_fails_is_told() {
+    let rules = |weights: &str| {
+        virtual_service("v", &format!("{{hosts: [catalog], http: [{{route: [{weights}]}}]}}"))
+    };
+    let gone = "{destination: {host: catalog, subset: v1}, weight: 80}, {destination: {host: catalog, subset: v9}, weight: 20}";
+    let answer = ask(&[REGISTRY, SUBSETS, &rules(gone)], catalog());
+    assert!(said(&answer, "so 20.0 % answers 503 (NC)"), "{answer}");
+    let idle = SUBSETS.replace("version: v2", "version: v3");
+    let one = "{destination: {host: catalog, subset: v2}}";
+    let answer = ask(&[REGISTRY, &idle, &rules(one)], catalog());
+    assert!(said(&answer, "so everything answers 503 (UH)"), "{answer}");
+    assert!(!said(&ask(&[REGISTRY, SUBSETS, &rules(one)], catalog()), "answers 503"));
+}
+
 #[test]
 fn a_pod_fills_in_what_the_request_leaves_out() {
     let rules = virtual_service(

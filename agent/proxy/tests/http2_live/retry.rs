@@ -150,12 +150,12 @@ fn the_last_attempts_answer_is_the_clients() {
 fn a_try_that_takes_too_long_is_followed_by_another_with_time_of_its_own() {
     run(async {
         let address = upstream(|number, _request, mut respond| async move {
-            let wait = if number == 1 { 1000 } else { 60 };
+            let wait = if number == 1 { 10_000 } else { 300 };
             tokio::time::sleep(Duration::from_millis(wait)).await;
             let _ = respond.send_response(status(200), true);
         })
         .await;
-        let limits = Limits { per_try: Some(Duration::from_millis(100)), route: None };
+        let limits = Limits { per_try: Some(Duration::from_millis(1000)), route: None };
         let path = Rc::new(Double { max_attempts: 2, limits, ..Double::to(address) });
         let proxy = proxy(&path).await;
         let (response, _) = client(proxy.address).await.send_request(request("GET", "/"), true).unwrap();
