@@ -190,6 +190,15 @@ fn a_folder_without_mistakes_is_valid() {
 }
 
 #[test]
+fn nothing_is_to_be_said_of_the_mesh_without_kubernetes() {
+    let mesh = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/standalone");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_undermesh"));
+    let output = command.arg("check").arg(mesh).args(["--output", "json"]).output().unwrap();
+    let answer: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((&answer["valid"], &answer["diagnostics"]), (&true.into(), &Value::Array(Vec::new())));
+}
+
+#[test]
 fn nothing_is_wrong_with_the_examples() {
     let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/examples");
     let mut command = Command::new(env!("CARGO_BIN_EXE_undermesh"));
