@@ -3,6 +3,7 @@
 pub mod admin;
 pub mod app;
 pub mod cli;
+pub mod probe;
 pub mod shutdown;
 pub mod source;
 pub mod telemetry;

@@ -5,6 +5,7 @@ mod agent_config;
 mod agent_fail_open;
 mod agent_life;
 mod capture;
+mod doctor;
 mod harness;
 mod identity;
 mod lifecycle;

@@ -39,6 +39,7 @@ mod opaque;
 mod outlet;
 mod outlier;
 pub mod pool;
+pub mod probe;
 mod proxy;
 mod proxy_protocol;
 mod record;

@@ -17,6 +17,7 @@ use crate::connection::{self, Arrival};
 use crate::inlet::{Entrance, Inlet, Origin};
 use crate::metrics::Counter;
 use crate::outlet::Target;
+use crate::probe;
 use crate::record::Peer;
 use crate::tunnel::reset;
 use crate::worker::{Command, Worker};
@@ -96,6 +97,14 @@ fn dispatch(worker: &Rc<Worker>, inlet: &Inlet, io: TcpStream, remote: std::net:
                     worker.shard.count(Counter::RefusedShare);
                     tracing::debug!(client = %caller.id, "refused a connection: the client has too many");
                     return reset(&io);
+                }
+                if probe::is_probe(destination) {
+                    let answer = probe::answer(io, caller.id.clone(), worker.snapshot().generation());
+                    drop(tokio::task::spawn_local(async move {
+                        answer.await;
+                        drop(share);
+                    }));
+                    return;
                 }
                 let peer = Peer { remote, dialled: destination };
                 Arrival { caller, target: Target::Address(destination), peer, share }

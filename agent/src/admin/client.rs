@@ -17,7 +17,15 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// # Errors
 /// Nobody listens at `socket`, or the answer is not 200; the message says which.
 pub fn get(socket: &Path, path: &str) -> anyhow::Result<Bytes> {
-    ask(socket, Method::GET, path, Bytes::new())
+    get_within(socket, path, PATIENCE)
+}
+
+/// As [`get`], for a question that takes its time.
+///
+/// # Errors
+/// As [`get`].
+pub fn get_within(socket: &Path, path: &str, patience: Duration) -> anyhow::Result<Bytes> {
+    ask(socket, Method::GET, path, Bytes::new(), patience)
 }
 
 /// The body of the answer to `POST path`.
@@ -25,7 +33,7 @@ pub fn get(socket: &Path, path: &str) -> anyhow::Result<Bytes> {
 /// # Errors
 /// As [`get`].
 pub fn post(socket: &Path, path: &str, body: Bytes) -> anyhow::Result<Bytes> {
-    ask(socket, Method::POST, path, body)
+    ask(socket, Method::POST, path, body, PATIENCE)
 }
 
 /// Percent-encodes a value for a query.
@@ -37,10 +45,10 @@ pub fn query_value(value: &str) -> String {
         .collect()
 }
 
-fn ask(socket: &Path, method: Method, path: &str, body: Bytes) -> anyhow::Result<Bytes> {
+fn ask(socket: &Path, method: Method, path: &str, body: Bytes, patience: Duration) -> anyhow::Result<Bytes> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
-        tokio::time::timeout(PATIENCE, exchange(socket, method, path, body))
+        tokio::time::timeout(patience, exchange(socket, method, path, body))
             .await
             .with_context(|| format!("the agent at {} does not answer", socket.display()))?
     })

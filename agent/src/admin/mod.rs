@@ -3,6 +3,7 @@
 
 pub mod client;
 mod diagnostics;
+mod doctor;
 mod dump;
 pub mod explain;
 

@@ -16,7 +16,7 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
 
-use super::{State, dump, explain};
+use super::{State, doctor, dump, explain};
 
 /// A batch of requests to explain may be large; more than this is a mistake.
 const MAX_BODY: usize = 64 << 20;
@@ -99,7 +99,7 @@ async fn connection(io: impl AsyncRead + AsyncWrite + Unpin, state: Arc<State>, 
     }
 }
 
-async fn answer(request: Request<Incoming>, state: &State, is_local: bool) -> Response<Full<Bytes>> {
+async fn answer(request: Request<Incoming>, state: &Arc<State>, is_local: bool) -> Response<Full<Bytes>> {
     let path = request.uri().path().to_owned();
     let query = request.uri().query().unwrap_or_default().to_owned();
     let json = |value: serde_json::Value| reply(StatusCode::OK, "application/json", value.to_string());
@@ -120,6 +120,10 @@ async fn answer(request: Request<Incoming>, state: &State, is_local: bool) -> Re
         (&Method::GET, "/endpoints") => json(dump::endpoints(state)),
         (&Method::GET, "/connections") => json(dump::connections(state).await),
         (&Method::GET, "/diagnostics") => json(dump::all_diagnostics(state)),
+        (&Method::GET, "/doctor") => match doctor::report(state).await {
+            Ok(report) => json(serde_json::to_value(report).unwrap_or_default()),
+            Err(why) => reply(StatusCode::NOT_FOUND, "text/plain", why),
+        },
         (&Method::GET, "/bpf") => match dump::bpf(state) {
             Ok(value) => json(value),
             Err(why) => reply(StatusCode::NOT_FOUND, "text/plain", why),

@@ -24,6 +24,7 @@ use undermesh_redirect::plan::{self, LocalWorkload, Place};
 use undermesh_redirect::{CgroupId, Redirect};
 
 use super::enrolment::LocalPod;
+use crate::probe;
 
 /// Where the proxy listens in each pod, as Istio's sidecars do.
 pub const DEFAULT_LISTENER_PORT: NonZeroU16 = NonZeroU16::new(15001).expect("is not zero");
@@ -272,7 +273,8 @@ impl Capture {
         let mut redirect =
             self.redirect.lock().map_err(|_| anyhow::anyhow!("the kernel half has panicked"))?;
         let node = plan::Node { event_sample: self.event_sample, ..redirect.node() };
-        let desired = plan::plan(snapshot.captures(), workloads, &node, snapshot.generation());
+        let desired =
+            plan::plan(snapshot.captures().chain(probe::captures()), workloads, &node, snapshot.generation());
         for skipped in &desired.skipped {
             tracing::debug!(%skipped, "not captured");
         }
@@ -303,6 +305,7 @@ impl Capture {
                 "addresses": wanted.client.addresses,
                 "labels": wanted.client.labels,
                 "service_account": &*wanted.client.service_account,
+                "host_network": wanted.is_host_network,
                 "netns": wanted.netns,
                 "cgroup": wanted.cgroup,
                 "netns_cookie": pod.place.as_ref().map(|place| place.netns.0),

@@ -4,6 +4,7 @@ use clap::{Parser, Subcommand};
 
 mod agent;
 mod check;
+mod doctor;
 mod explain;
 mod gateway;
 mod inspect;
@@ -38,6 +39,11 @@ enum Verb {
     Check(check::Args),
     /// Say why a request goes where it goes.
     Explain(explain::Args),
+    /// Is everything on this node as it should be? With a real connection from inside each pod.
+    Doctor(doctor::Args),
+    /// Run by the agent inside a pod, for `doctor`.
+    #[command(hide = true)]
+    Probe(doctor::ProbeArgs),
     #[command(flatten)]
     Inspect(inspect::Verb),
 }
@@ -68,6 +74,8 @@ impl Cli {
             }
             Verb::Check(args) => args.run(),
             Verb::Explain(args) => args.run(),
+            Verb::Doctor(args) => args.run(),
+            Verb::Probe(args) => args.run(),
             Verb::Inspect(verb) => verb.run(),
         }
     }

@@ -1,5 +1,9 @@
 //! What one client may take of what all share.
 
+use std::net::{Ipv4Addr, SocketAddr};
+
+use undermesh_proxy::probe;
+
 use crate::world::{Upstream, World, service};
 
 #[test]
@@ -20,4 +24,20 @@ fn a_client_with_all_its_connections_is_refused_one_more_until_one_ends() {
     drop(second);
     world.wait_for_metric("undermesh_connections_active 1");
     assert_eq!(world.connect(1).get("web", "/", &[]).status, 200);
+}
+
+#[test]
+fn who_dials_the_probes_address_is_told_who_it_is_and_no_other_address_is_answered() {
+    let world = World::new(Vec::new());
+    for ip in probe::ADDRESSES {
+        let answer = world.connect_to(SocketAddr::new(ip, probe::PORT)).rest().unwrap();
+        let text = std::str::from_utf8(&answer).unwrap();
+        assert!(
+            probe::read(text).is_some_and(|(generation, pod)| generation > 0 && pod.contains('/')),
+            "{text}"
+        );
+    }
+    // Nobody listens there; the proxy does not answer in its place.
+    let mut other = world.connect_to(SocketAddr::new(Ipv4Addr::LOCALHOST.into(), probe::PORT));
+    assert!(!other.rest().unwrap_or_default().starts_with(b"undermesh"));
 }
