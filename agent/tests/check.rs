@@ -162,7 +162,18 @@ fn text_begins_with_file_and_line_as_compilers_do() {
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     let want = format!("typo.yaml:{}: error[", line_of(TYPO, "timeuot"));
     assert!(text.lines().any(|line| line.contains(&want)), "{want} in:\n{text}");
-    assert!(text.trim_end().ends_with("3 errors, 1 warnings, 0 remarks"), "{text}");
+    assert!(text.trim_end().ends_with(" objects in force: 3 errors, 1 warning, 0 remarks"), "{text}");
+}
+
+#[test]
+fn warnings_fail_only_who_asks_for_that() {
+    let folder = Folder::of("warnings", &[("mesh.yaml", SERVICE)]);
+    let code = |more: &[&str]| folder.undermesh("check", more).status.code();
+    assert_eq!(code(&[]), Some(0));
+    assert_eq!(code(&["--fail-on", "warning"]), Some(1));
+    let without = SERVICE.replace("reviews, subset: v9", "reviews");
+    let folder = Folder::of("no-warnings", &[("mesh.yaml", &without)]);
+    assert_eq!(folder.undermesh("check", &["--fail-on", "warning"]).status.code(), Some(0));
 }
 
 #[test]

@@ -68,6 +68,42 @@ impl Inputs {
         self.mesh.as_ref().map(|mesh| mesh.spec.clone()).unwrap_or_default()
     }
 
+    /// How many objects there are, mesh settings included.
+    pub fn count(&self) -> usize {
+        let Self {
+            mesh,
+            virtual_services,
+            destination_rules,
+            gateways,
+            service_entries,
+            workload_entries,
+            sidecars,
+            authorization_policies,
+            peer_authentications,
+            request_authentications,
+            services,
+            endpoint_slices,
+            pods,
+            nodes,
+            namespaces,
+        } = self;
+        usize::from(mesh.is_some())
+            + virtual_services.len()
+            + destination_rules.len()
+            + gateways.len()
+            + service_entries.len()
+            + workload_entries.len()
+            + sidecars.len()
+            + authorization_policies.len()
+            + peer_authentications.len()
+            + request_authentications.len()
+            + services.len()
+            + endpoint_slices.len()
+            + pods.len()
+            + nodes.len()
+            + namespaces.len()
+    }
+
     /// Adds an object, in place of one of the same kind and key.
     pub fn insert(&mut self, object: Object) {
         match object {

@@ -15,7 +15,7 @@ use crate::source::files::{FilesSource, Loaded};
 
 /// Compile configuration and say what is wrong with it.
 ///
-/// Exit code 0: no errors (there may be warnings); 1: errors. Objects without errors apply whatever is wrong with others.
+/// Exit code 0: no errors (there may be warnings, unless --fail-on says otherwise); 1: errors. Objects without errors apply whatever is wrong with others.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   undermesh check ./mesh
@@ -32,9 +32,19 @@ pub(super) struct Args {
     /// How to print.
     #[arg(long, short, value_enum, default_value = "table")]
     output: Output,
+    /// Which remarks make the exit code 1.
+    #[arg(long, value_enum, default_value = "error", value_name = "SEVERITY")]
+    fail_on: FailOn,
     /// Print which fields of which kinds are enforced, refused or warned about, and nothing else: Markdown, or --output json.
     #[arg(long)]
     coverage: bool,
+}
+
+/// See [`Args::fail_on`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum FailOn {
+    Error,
+    Warning,
 }
 
 impl Args {
@@ -57,8 +67,10 @@ impl Args {
         diagnostics.extend(compiled.diagnostics);
         diagnostics.sort_by(|a, b| (&a.file, a.line, a.severity).cmp(&(&b.file, b.line, b.severity)));
         let is_valid = !diagnostics.iter().any(|diagnostic| diagnostic.severity == Severity::Error);
-        print(self.output, &diagnostics, is_valid)?;
-        Ok(if is_valid { Answer::Yes } else { Answer::No })
+        print(self.output, loaded.inputs.count(), &diagnostics, is_valid)?;
+        let has_warnings = diagnostics.iter().any(|diagnostic| diagnostic.severity == Severity::Warning);
+        let is_well = is_valid && !(self.fail_on == FailOn::Warning && has_warnings);
+        Ok(if is_well { Answer::Yes } else { Answer::No })
     }
 }
 
@@ -79,7 +91,7 @@ pub(super) fn load(paths: &[PathBuf]) -> anyhow::Result<Loaded> {
     Ok(FilesSource::of(paths.to_vec()).load())
 }
 
-fn print(output: Output, diagnostics: &[Diagnostic], is_valid: bool) -> anyhow::Result<()> {
+fn print(output: Output, objects: usize, diagnostics: &[Diagnostic], is_valid: bool) -> anyhow::Result<()> {
     let mut out = std::io::BufWriter::new(std::io::stdout().lock());
     match output {
         Output::Table => {
@@ -88,8 +100,16 @@ fn print(output: Output, diagnostics: &[Diagnostic], is_valid: bool) -> anyhow::
             }
             let count =
                 |severity| diagnostics.iter().filter(|diagnostic| diagnostic.severity == severity).count();
-            let (errors, warnings) = (count(Severity::Error), count(Severity::Warning));
-            writeln!(out, "{errors} errors, {warnings} warnings, {} remarks", count(Severity::Info))?;
+            let many =
+                |count: usize, what: &str| format!("{count} {what}{}", if count == 1 { "" } else { "s" });
+            writeln!(
+                out,
+                "{} in force: {}, {}, {}",
+                many(objects, "object"),
+                many(count(Severity::Error), "error"),
+                many(count(Severity::Warning), "warning"),
+                many(count(Severity::Info), "remark"),
+            )?;
         }
         Output::Json | Output::Yaml => {
             // What Istio's admission would say by itself: what we refuse is not among it.

@@ -109,6 +109,7 @@ const DIAGNOSTICS: &[Column] = &[
     ("FILE", "file"),
     ("LINE", "line"),
     ("MESSAGE", "message"),
+    ("WHAT TO DO", "hint"),
 ];
 
 impl Verb {

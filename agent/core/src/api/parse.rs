@@ -596,7 +596,9 @@ fn explain(error: &str) -> (String, &'static str) {
         other => other,
     };
     let hint = match (what.starts_with("invalid type: string"), plain) {
-        (true, "a number" | "a whole number" | "a whole number from 0 to 4294967295" | "true or false") => {
+        (true, "a number" | "a whole number" | "a whole number from 0 to 4294967295" | "true or false")
+            if is_quoted_plain(what) =>
+        {
             "write it without quotes"
         }
         (true, "a list") => "begin the line with '- '",
@@ -604,6 +606,12 @@ fn explain(error: &str) -> (String, &'static str) {
         _ => "",
     };
     (format!("{what}, expected {plain}"), hint)
+}
+
+/// Whether the string of a message `invalid type: string "..."` would be something else without its quotes.
+fn is_quoted_plain(what: &str) -> bool {
+    let text = what.split_once('"').and_then(|(_, rest)| rest.strip_suffix('"')).unwrap_or_default();
+    text.parse::<f64>().is_ok() || matches!(text, "true" | "false")
 }
 
 #[cfg(test)]

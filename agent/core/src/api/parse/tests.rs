@@ -58,6 +58,12 @@ fn type_errors_name_the_field_and_what_belongs_there() {
             "write it without quotes",
         ),
         (
+            json!({"http": [{"match": [{"port": "http"}]}]}),
+            "spec.http[0].match[0].port",
+            "invalid type: string \"http\", expected a whole number from 0 to 4294967295",
+            "",
+        ),
+        (
             json!({"hosts": "a"}),
             "spec.hosts",
             "invalid type: string \"a\", expected a list",
