@@ -20,6 +20,16 @@ pub(crate) fn mount_point(mounts: &str) -> Option<PathBuf> {
     })
 }
 
+/// Where the hierarchies of cgroup v1 are mounted: none on a host that has cgroup2 alone.
+pub fn v1_hierarchies() -> anyhow::Result<Vec<PathBuf>> {
+    Ok(v1_mounts(&fs::read_to_string("/proc/self/mounts")?))
+}
+
+fn v1_mounts(mounts: &str) -> Vec<PathBuf> {
+    let fields = mounts.lines().map(|line| line.split(' ').collect::<Vec<_>>());
+    fields.filter_map(|f| (f.get(2) == Some(&"cgroup")).then(|| f.get(1).map(PathBuf::from))?).collect()
+}
+
 /// Makes a cgroup folder and its missing parents.
 pub(crate) fn create(path: &Path) -> anyhow::Result<()> {
     fs::create_dir_all(path).with_context(|| format!("cannot make cgroup {}", path.display()))
@@ -31,12 +41,25 @@ pub(crate) fn remove(path: &Path) -> anyhow::Result<()> {
         return Ok(());
     }
     kill(path)?;
-    let gone = wait_until(Duration::from_secs(5), "cgroup to empty", || {
+    let gone = wait_until(Duration::from_secs(20), "cgroup to empty", || {
         process::reap_ended();
         Ok((!populated(path)?).then_some(()))
     });
     gone.with_context(|| format!("processes in {} outlive SIGKILL", path.display()))?;
     remove_folders(path).with_context(|| format!("cannot remove cgroup {}", path.display()))
+}
+
+/// Removes the folders `name` of the v1 hierarchies. Their processes were ended by way of cgroup2.
+pub(crate) fn remove_v1(name: &str) -> anyhow::Result<()> {
+    for path in v1_hierarchies()?.iter().map(|root| root.join(name)).filter(|path| path.exists()) {
+        // A process that has just ended still counts for a moment.
+        let gone = wait_until(Duration::from_secs(5), "cgroup to empty", || match remove_folders(&path) {
+            Err(e) if e.kind() == io::ErrorKind::ResourceBusy => Ok(None),
+            other => Ok(Some(other?)),
+        });
+        gone.with_context(|| format!("cannot remove cgroup {}", path.display()))?;
+    }
+    Ok(())
 }
 
 /// `cgroup.kill` ends the whole subtree at once and without races; kernels before 5.14 lack it.
@@ -97,5 +120,13 @@ mod tests {
         assert_eq!(mount_point("cgroup2 /sys/fs/cgroup cgroup2 rw 0 0\n"), Some("/sys/fs/cgroup".into()));
         // A source named cgroup2 on another file system is not cgroup2.
         assert_eq!(mount_point("cgroup2 /sys/fs/cgroup tmpfs rw 0 0\ncgroup /x cgroup rw 0 0\n"), None);
+    }
+
+    #[test]
+    fn finds_all_hierarchies_of_v1_and_not_cgroup2() {
+        let hybrid = "tmpfs /sys/fs/cgroup tmpfs rw 0 0\ncgroup /sys/fs/cgroup/cpu cgroup rw,cpu 0 0\n\
+                      cgroup /sys/fs/cgroup/pids cgroup rw,pids 0 0\ncgroup2 /sys/fs/cgroup/unified cgroup2 rw 0 0\n";
+        assert_eq!(v1_mounts(hybrid), ["/sys/fs/cgroup/cpu", "/sys/fs/cgroup/pids"].map(PathBuf::from));
+        assert_eq!(v1_mounts("cgroup2 /sys/fs/cgroup cgroup2 rw 0 0\n"), Vec::<PathBuf>::new());
     }
 }

@@ -11,6 +11,8 @@ use crate::{cgroup, requirement};
 
 /// Where worlds keep their files: a namespace per file, logs, configuration, sockets.
 const RUN: &str = "/run/undermesh-test";
+/// Where worlds keep what is too large for memory, which /run often is: container images, a cluster's database.
+const DISK: &str = "/var/tmp/undermesh-test";
 /// Held (flock) by the process that made the world, for as long as it lives. Safer than its pid, which is used again.
 const LOCK: &str = "lock";
 /// Folder of the files that hold namespaces.
@@ -21,6 +23,11 @@ pub(crate) const PREFIX: &str = "um-";
 /// The run folder of the world `name`.
 pub(crate) fn folder(name: &str) -> PathBuf {
     Path::new(RUN).join(name)
+}
+
+/// Its folder on disk; made by whoever needs one.
+pub(crate) fn disk(name: &str) -> PathBuf {
+    Path::new(DISK).join(name)
 }
 
 /// Makes the run folder of a new world and locks it as alive until the file is closed.
@@ -39,24 +46,31 @@ pub(crate) fn claim(name: &str) -> anyhow::Result<File> {
 pub(crate) fn remove(name: &str) -> anyhow::Result<()> {
     let root = requirement::require()?;
     cgroup::remove(&root.join(name))?;
+    cgroup::remove_v1(name)?;
     let folder = folder(name);
     for file in entries(&folder.join(NETNS))? {
         NetNs::release(&file)?;
     }
+    remove_folder(&disk(name))?;
+    let _ = fs::remove_dir(DISK);
     // The lock goes last: an interrupted removal can be taken up again.
     for entry in entries(&folder)?.into_iter().filter(|e| !e.ends_with(LOCK)) {
         let removed = if entry.is_dir() { fs::remove_dir_all(&entry) } else { fs::remove_file(&entry) };
         removed.with_context(|| format!("cannot remove {}", entry.display()))?;
     }
-    match fs::remove_dir_all(&folder) {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-            return Err(e).with_context(|| format!("cannot remove {}", folder.display()));
-        }
-        _ => {}
-    }
+    remove_folder(&folder)?;
     // The last world takes the common folder along; while others live this fails, as it should.
     let _ = fs::remove_dir(RUN);
     Ok(())
+}
+
+fn remove_folder(folder: &Path) -> anyhow::Result<()> {
+    match fs::remove_dir_all(folder) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+            Err(e).with_context(|| format!("cannot remove {}", folder.display()))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Removes the worlds of processes that no longer live, and gives their names.
@@ -86,7 +100,8 @@ fn lock_if_stale(folder: &Path) -> Option<File> {
 
 /// What of the world `name` is still there: paths, or nothing.
 pub(crate) fn of(name: &str) -> anyhow::Result<Vec<PathBuf>> {
-    let mut left = vec![folder(name), requirement::require()?.join(name)];
+    let mut left = vec![folder(name), disk(name), requirement::require()?.join(name)];
+    left.extend(cgroup::v1_hierarchies()?.into_iter().map(|root| root.join(name)));
     left.retain(|p| p.exists());
     let mounts = fs::read_to_string("/proc/self/mounts")?;
     let inside = format!("{}/", folder(name).display());

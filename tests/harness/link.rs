@@ -23,17 +23,29 @@ const READY: Duration = Duration::from_secs(5);
 const LOCAL_TABLE: u32 = 255;
 
 /// An address with the length of its prefix, in bits.
-pub(crate) type Prefix = (IpAddr, u8);
+pub type Prefix = (IpAddr, u8);
 
 /// One step of setting up a namespace; they are done in the order given.
 #[derive(Clone)]
-pub(crate) enum Step<'a> {
+pub enum Step<'a> {
     /// Makes a bridge.
     Bridge(&'a str),
     /// Makes a veth pair, of which the end `far` is moved into `into`.
-    Veth { near: &'a str, far: &'a str, into: &'a NetNs },
+    Veth {
+        /// The end that stays.
+        near: &'a str,
+        /// The end that goes.
+        far: &'a str,
+        /// Where it goes.
+        into: &'a NetNs,
+    },
     /// Puts a link on a bridge.
-    Port { link: &'a str, bridge: &'a str },
+    Port {
+        /// The link.
+        link: &'a str,
+        /// The bridge.
+        bridge: &'a str,
+    },
     /// Sets a link up.
     Up(&'a str),
     /// Waits until a link carries packets. The kernel gets there a moment after `Up`, on a work queue; a packet sent
@@ -44,13 +56,18 @@ pub(crate) enum Step<'a> {
     /// Sends a destination by way of a gateway; a prefix of length 0 is the default route.
     Route(Prefix, IpAddr),
     /// Takes a destination as an address of this machine.
-    Own { to: Prefix, link: &'a str },
+    Own {
+        /// The destination.
+        to: Prefix,
+        /// Any link of the machine.
+        link: &'a str,
+    },
     /// Refuses a destination with an error that the caller sees at once.
     Unreachable(Prefix),
 }
 
 /// Does `steps` inside `ns`.
-pub(crate) fn configure(ns: &NetNs, steps: &[Step<'_>]) -> anyhow::Result<()> {
+pub fn configure(ns: &NetNs, steps: &[Step<'_>]) -> anyhow::Result<()> {
     ns.run(|| perform(steps).with_context(|| format!("in {}", ns.path().display())))
 }
 
@@ -69,7 +86,7 @@ pub(crate) fn perform(steps: &[Step<'_>]) -> anyhow::Result<()> {
 
 /// Before any link is made: forward packets, and use IPv6 addresses at once instead of after a second of duplicate
 /// detection. /proc/sys/net is that of the namespace of the thread that opens it, so the host's settings stay.
-pub(crate) fn settle(ns: &NetNs, forward: bool) -> anyhow::Result<()> {
+pub fn settle(ns: &NetNs, forward: bool) -> anyhow::Result<()> {
     ns.run(|| {
         set("net/ipv6/conf/all/accept_dad", "0")?;
         set("net/ipv6/conf/default/accept_dad", "0")?;

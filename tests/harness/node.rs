@@ -20,7 +20,8 @@ pub const SERVICE_CIDR_V4: (Ipv4Addr, u8) = (Ipv4Addr::new(10, 96, 0, 0), 16);
 /// IPv6 service addresses; unreachable from everywhere. The largest range that Kubernetes takes.
 pub const SERVICE_CIDR_V6: (Ipv6Addr, u8) = (Ipv6Addr::new(0xfd00, 0x10, 0x96, 0, 0, 0, 0, 0), 108);
 
-pub(crate) const FABRIC_BRIDGE: &str = "br0";
+/// The bridge between the nodes, see [`World::fabric`].
+pub const FABRIC_BRIDGE: &str = "br0";
 const UPLINK: &str = "eth0";
 const POD_BRIDGE: &str = "cni0";
 /// Nodes and pods are numbered within one byte of an address.

@@ -208,7 +208,7 @@ fn read(path: &Path) -> String {
 }
 
 /// The last `count` lines, or a word that there are none.
-pub(crate) fn last_lines(text: &str, count: usize) -> String {
+pub fn last_lines(text: &str, count: usize) -> String {
     let lines: Vec<&str> = text.trim_end().lines().collect();
     match lines.len() {
         0 => "nothing".into(),

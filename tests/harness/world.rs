@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::Context as _;
@@ -9,7 +10,7 @@ use anyhow::Context as _;
 use crate::link::{Step, configure, settle};
 use crate::netns::NetNs;
 use crate::node::{FABRIC_BRIDGE, Node};
-use crate::process::last_lines;
+use crate::process::{Place, Process, last_lines};
 use crate::{cgroup, interrupt, leftovers, requirement};
 
 /// Nodes and what connects them. Dropping it ends every process in it and removes every namespace, cgroup and file.
@@ -73,6 +74,32 @@ impl World {
         leftovers::folder(&self.name)
     }
 
+    /// A folder likewise, on disk, for what is large.
+    pub fn disk(&self) -> anyhow::Result<PathBuf> {
+        let folder = leftovers::disk(&self.name);
+        fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+        Ok(folder)
+    }
+
+    /// Makes another network namespace. Names of nodes and `fabric` are taken.
+    pub fn namespace(&self, name: &str) -> anyhow::Result<NetNs> {
+        NetNs::create(&self.folder().join(leftovers::NETNS).join(name))
+    }
+
+    /// Starts a process that is neither a node's nor a pod's, in a cgroup below the world's. Its output goes to `<name>.out`
+    /// and `<name>.err` in [`logs`](Self::logs), over that of a predecessor of the same name.
+    pub fn spawn(
+        &self,
+        netns: &NetNs,
+        cgroup: &str,
+        name: &str,
+        command: &Command,
+    ) -> anyhow::Result<Process> {
+        let cgroup = self.cgroup.join(cgroup);
+        cgroup::create(&cgroup)?;
+        Process::start(Place { netns, cgroup: &cgroup, logs: &self.logs() }, name, command)
+    }
+
     /// Where the output of its processes is kept.
     pub fn logs(&self) -> PathBuf {
         self.folder().join("logs")
@@ -89,11 +116,14 @@ impl World {
         leftovers::of(&self.name)
     }
 
-    pub(crate) fn cgroup(&self) -> &Path {
+    /// Its part of cgroup2, with everything it runs below it. The path below the mount is the world's name, in the v1
+    /// hierarchies too, for those who need folders there.
+    pub fn cgroup(&self) -> &Path {
         &self.cgroup
     }
 
-    pub(crate) fn fabric(&self) -> &NetNs {
+    /// The namespace that is the wire between the nodes; its bridge is [`FABRIC_BRIDGE`](crate::FABRIC_BRIDGE).
+    pub fn fabric(&self) -> &NetNs {
         &self.fabric
     }
 
