@@ -1,6 +1,5 @@
 //! Calls to another service: a name for the Host header, an address to dial, and connections kept for the next call.
 
-use std::net::SocketAddr;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -22,13 +21,13 @@ const IDLE: usize = 16;
 #[derive(Debug)]
 pub(crate) struct Service {
     authority: HeaderValue,
-    address: SocketAddr,
+    address: String,
     idle: Mutex<Vec<SendRequest<Empty<Bytes>>>>,
 }
 
 impl Service {
-    /// The service called `authority`, at `address`.
-    pub(crate) fn new(authority: &'static str, address: SocketAddr) -> Self {
+    /// The service called `authority`, at `address`: IP:PORT, or NAME:PORT where there is DNS.
+    pub(crate) fn new(authority: &'static str, address: String) -> Self {
         Self { authority: HeaderValue::from_static(authority), address, idle: Mutex::default() }
     }
 
@@ -56,7 +55,7 @@ impl Service {
         {
             return Ok(answer);
         }
-        let stream = TcpStream::connect(self.address).await.with_context(|| self.address.to_string())?;
+        let stream = TcpStream::connect(&self.address).await.with_context(|| self.address.clone())?;
         stream.set_nodelay(true)?;
         let (sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
         // Its error comes out of the request on it, too.

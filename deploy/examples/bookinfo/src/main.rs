@@ -30,6 +30,7 @@ use crate::roles::{details, echo, productpage, ratings, reviews, service2};
     after_help = "Examples:
   bookinfo ratings
   bookinfo reviews --version v2 --ratings 127.0.0.1:9080 --listen 127.0.0.1:9081
+  bookinfo productpage                 where details, reviews and ratings are names
   bookinfo productpage --details 10.96.0.11:9080 --reviews 10.96.0.12:9080 --ratings 10.96.0.13:9080
   bookinfo client http http://10.96.0.12:9080/reviews/0 --host reviews:9080 --header 'end-user: jason' --count 3"
 )]
@@ -44,15 +45,15 @@ enum Role {
     Productpage {
         #[command(flatten)]
         place: Place,
-        /// Where the service `details` is. There is no DNS: the name goes into Host, this address is dialled.
-        #[arg(long, value_name = "IP:PORT")]
-        details: SocketAddr,
+        /// Where the service `details` is: an address where there is no DNS. Host has the service's name in any case.
+        #[arg(long, value_name = "HOST:PORT", default_value = "details:9080")]
+        details: String,
         /// Where the service `reviews` is.
-        #[arg(long, value_name = "IP:PORT")]
-        reviews: SocketAddr,
+        #[arg(long, value_name = "HOST:PORT", default_value = "reviews:9080")]
+        reviews: String,
         /// Where the service `ratings` is.
-        #[arg(long, value_name = "IP:PORT")]
-        ratings: SocketAddr,
+        #[arg(long, value_name = "HOST:PORT", default_value = "ratings:9080")]
+        ratings: String,
     },
     /// Facts about a book.
     Details {
@@ -67,8 +68,8 @@ enum Role {
         #[arg(long, value_enum)]
         version: reviews::Version,
         /// Where the service `ratings` is; v1 has no use for it.
-        #[arg(long, value_name = "IP:PORT", required_if_eq_any = [("version", "v2"), ("version", "v3")])]
-        ratings: Option<SocketAddr>,
+        #[arg(long, value_name = "HOST:PORT", default_value = "ratings:9080")]
+        ratings: String,
     },
     /// Stars for each review.
     Ratings {
@@ -127,9 +128,9 @@ async fn main() -> anyhow::Result<()> {
         }
         Role::Details { place } => server::serve(place.listen(PORT), details::Details).await,
         Role::Reviews { place, version, ratings } => {
-            let ratings = ratings.map(|at| Service::new("ratings:9080", at));
-            server::serve(place.listen(PORT), reviews::Reviews::new(version, place.pod.clone(), ratings))
-                .await
+            let ratings = Service::new("ratings:9080", ratings);
+            let reviews = reviews::Reviews::new(version, place.pod.clone(), ratings);
+            server::serve(place.listen(PORT), reviews).await
         }
         Role::Ratings { place } => server::serve(place.listen(PORT), ratings::Ratings).await,
         Role::Service2 { place } => {
@@ -151,11 +152,11 @@ mod tests {
     }
 
     #[test]
-    fn reviews_with_stars_need_ratings_and_those_without_do_not() {
+    fn reviews_have_three_versions() {
         let parse = |version| Arguments::try_parse_from(["bookinfo", "reviews", "--version", version]);
-        assert!(parse("v1").is_ok());
-        assert!(parse("v2").is_err());
-        assert!(parse("v3").is_err());
+        for version in ["v1", "v2", "v3"] {
+            assert!(parse(version).is_ok(), "{version}");
+        }
         assert!(parse("v4").is_err());
     }
 }

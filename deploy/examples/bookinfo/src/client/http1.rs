@@ -1,7 +1,6 @@
 //! HTTP/1.1 requests, on one kept connection or a new one each.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::time::Instant;
 
 use anyhow::{Context as _, anyhow, ensure};
@@ -20,9 +19,9 @@ use super::{Pace, ends, failure, milliseconds, print};
 /// `client http`
 #[derive(Debug, Args)]
 pub(crate) struct Http {
-    /// http://IP:PORT/PATH; the address is dialled as it is.
+    /// http://HOST:PORT/PATH; an address is dialled as it is, a name needs DNS.
     url: Uri,
-    /// The Host header, if not the address.
+    /// The Host header, if not what is dialled.
     #[arg(long)]
     host: Option<String>,
     /// Another header, `name: value`; may be repeated.
@@ -49,12 +48,12 @@ struct Connection {
 
 impl Http {
     pub(super) async fn run(self) -> anyhow::Result<()> {
-        let address: SocketAddr = self.address()?;
+        let address = self.address()?;
         let mut kept = None;
         let mut n = 0;
         while self.pace.go_on(n).await {
             let began = Instant::now();
-            let one = tokio::time::timeout(self.pace.timeout(), self.request(address, &mut kept, began));
+            let one = tokio::time::timeout(self.pace.timeout(), self.request(&address, &mut kept, began));
             let event = match one.await {
                 Ok(Ok(event)) => event,
                 Ok(Err(e)) => {
@@ -72,16 +71,15 @@ impl Http {
         Ok(())
     }
 
-    fn address(&self) -> anyhow::Result<SocketAddr> {
+    fn address(&self) -> anyhow::Result<String> {
         ensure!(self.url.scheme_str() == Some("http"), "{}: only http:// can be called", self.url);
         let authority = self.url.authority().context("the URL has no address")?;
-        let text = if authority.port().is_some() { authority.to_string() } else { format!("{authority}:80") };
-        text.parse().with_context(|| format!("{text} is not IP:PORT (there is no DNS here)"))
+        Ok(if authority.port().is_some() { authority.to_string() } else { format!("{authority}:80") })
     }
 
     async fn request(
         &self,
-        address: SocketAddr,
+        address: &str,
         kept: &mut Option<Connection>,
         began: Instant,
     ) -> anyhow::Result<Value> {
@@ -95,7 +93,7 @@ impl Http {
             .method(self.method.clone())
             .uri(path)
             .body(Full::new(Bytes::from(self.body.clone())))?;
-        let host = self.host.clone().unwrap_or_else(|| address.to_string());
+        let host = self.host.clone().unwrap_or_else(|| address.to_owned());
         request.headers_mut().insert(HOST, HeaderValue::from_str(&host)?);
         for (name, value) in &self.headers {
             request.headers_mut().append(name, value.clone());
@@ -120,7 +118,7 @@ impl Http {
     }
 }
 
-async fn connect(address: SocketAddr) -> anyhow::Result<Connection> {
+async fn connect(address: &str) -> anyhow::Result<Connection> {
     let stream = TcpStream::connect(address).await.context("cannot connect")?;
     stream.set_nodelay(true)?;
     let (local, peer) = ends(stream.local_addr(), stream.peer_addr());

@@ -46,12 +46,12 @@ const TEXTS: [(&str, &str); 2] = [
 pub(crate) struct Reviews {
     version: Version,
     pod: String,
-    ratings: Option<Service>,
+    ratings: Service,
 }
 
 impl Reviews {
     /// This version of it, in the pod of that name.
-    pub(crate) fn new(version: Version, pod: String, ratings: Option<Service>) -> Self {
+    pub(crate) fn new(version: Version, pod: String, ratings: Service) -> Self {
         Self { version, pod, ratings }
     }
 
@@ -83,12 +83,13 @@ impl Role for Reviews {
             return reply::json(StatusCode::OK, &json!({"status": "Reviews is healthy"}));
         }
         let Some(id) = id_after(path, "/reviews/") else { return reply::not_found() };
-        let stars = match (&self.ratings, self.version.color()) {
-            (Some(ratings), Some(_)) => {
-                let answer = ratings.json(&format!("/ratings/{id}"), &propagated(request.headers())).await;
+        let stars = match self.version.color() {
+            Some(_) => {
+                let answer =
+                    self.ratings.json(&format!("/ratings/{id}"), &propagated(request.headers())).await;
                 answer.inspect_err(|e| eprintln!("{e:#}")).ok()
             }
-            _ => None,
+            None => None,
         };
         reply::json(StatusCode::OK, &self.body(id, stars.as_ref()))
     }
@@ -106,14 +107,17 @@ mod tests {
             (Version::V2, Some(json!({"stars": 5, "color": "black"}))),
             (Version::V3, Some(json!({"stars": 5, "color": "red"}))),
         ] {
-            let body = Reviews::new(version, "pod".into(), None).body(0, Some(&stars));
+            let body = Reviews::new(version, "pod".into(), Service::new("ratings:9080", String::new()))
+                .body(0, Some(&stars));
             assert_eq!(body.pointer("/reviews/0/rating"), want.as_ref(), "{version:?}");
         }
     }
 
     #[test]
     fn missing_ratings_are_said_where_there_would_be_stars_and_only_there() {
-        let body = |version| Reviews::new(version, "pod".into(), None).body(0, None);
+        let body = |version| {
+            Reviews::new(version, "pod".into(), Service::new("ratings:9080", String::new())).body(0, None)
+        };
         assert!(body(Version::V2).pointer("/reviews/1/rating/error").is_some());
         assert!(body(Version::V1).pointer("/reviews/1/rating").is_none());
     }
