@@ -9,7 +9,7 @@
 mod checks;
 mod drive;
 mod keep;
-mod report;
+pub(crate) mod report;
 mod stage;
 
 use std::time::Instant;

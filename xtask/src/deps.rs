@@ -81,7 +81,9 @@ const CRATES: &[Crate] = &[
         may_use: &["undermesh", "undermesh-core", "undermesh-proxy", "undermesh-worlds"],
         never: &[],
     },
-    Crate { name: "xtask", may_use: &["undermesh-tests"], never: &[] },
+    // Kubernetes by its command lines alone: no client library.
+    Crate { name: "undermesh-cluster", may_use: &["undermesh-tests"], never: &["kube", "k8s-openapi"] },
+    Crate { name: "xtask", may_use: &["undermesh-cluster", "undermesh-tests"], never: &[] },
     // Load generator and backend: programs like any other to the mesh.
     Crate { name: "undermesh-bench", may_use: &[], never: &[] },
     // Tools that stand beside the mesh: they must not share its code, or its mistakes would measure themselves.

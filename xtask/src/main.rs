@@ -5,9 +5,11 @@ mod bench;
 mod bpf;
 mod cargo;
 mod ci;
+mod cluster;
 mod demo;
 mod deps;
 mod fuzz;
+mod image;
 mod lint;
 mod test;
 
@@ -23,6 +25,8 @@ use clap::{Parser, Subcommand};
     after_help = "Examples:
   cargo xtask demo               a mesh on this machine, driven and reported; as root
   cargo xtask demo --keep        the same, left running until Ctrl-C
+  cargo xtask cluster            real Kubernetes on this machine, with the mesh on it; as root
+  cargo xtask image              the container image, without Docker
   cargo xtask test               everything that is tested; as root for the kernel's part
   cargo xtask test --only unit   the part that needs neither root nor BPF
   cargo xtask bench              cost per request beside HAProxy and Envoy; as root
@@ -37,6 +41,8 @@ struct Arguments {
 #[derive(Debug, Subcommand)]
 enum Verb {
     Demo(demo::Args),
+    Cluster(cluster::Args),
+    Image(image::Args),
     Test(test::Args),
     Bench(bench::Args),
     Bpf(bpf::Args),
@@ -49,6 +55,8 @@ enum Verb {
 fn main() -> ExitCode {
     let outcome = match Arguments::parse().verb {
         Verb::Demo(args) => demo::run(&args),
+        Verb::Cluster(args) => cluster::run(&args),
+        Verb::Image(args) => image::run(&args),
         Verb::Test(args) => test::run(&args),
         Verb::Bench(args) => bench::run(&args),
         Verb::Bpf(args) => bpf::run(&args),

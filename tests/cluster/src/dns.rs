@@ -1,0 +1,49 @@
+//! CoreDNS, as a Deployment and the Service that every pod's resolv.conf names.
+
+use std::io::Write as _;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use anyhow::{Context as _, ensure};
+
+use crate::image::Image;
+
+/// Of the Service; that of the examples' productpage is .10, which elsewhere is DNS' own.
+pub(crate) const ADDRESS: &str = "10.96.0.2";
+const IMAGE: &str = "docker.io/undermesh/coredns:1";
+const MANIFEST: &str = include_str!("dns.yaml");
+
+/// Its image, from the static binary at `program`.
+pub(crate) fn image(program: &Path) -> anyhow::Result<Image> {
+    let content = std::fs::read(program).with_context(|| format!("cannot read {}", program.display()))?;
+    Ok(Image {
+        name: IMAGE.to_owned(),
+        programs: vec![("coredns".into(), content)],
+        folders: vec!["tmp".into()],
+        entry_point: vec!["/coredns".into()],
+        ..Image::default()
+    })
+}
+
+/// Applies its objects.
+pub(crate) fn apply(mut kubectl: Command) -> anyhow::Result<()> {
+    let text = MANIFEST.replace("IMAGE", IMAGE).replace("ADDRESS", ADDRESS);
+    kubectl.args(["apply", "--server-side", "-f", "-"]).stdin(Stdio::piped()).stdout(Stdio::null());
+    let mut child = kubectl.spawn().context("cannot run kubectl")?;
+    child.stdin.take().context("it is piped")?.write_all(text.as_bytes())?;
+    ensure!(child.wait()?.success(), "kubectl apply of CoreDNS failed");
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_address_is_in_the_range_of_services() {
+        let (base, bits) = undermesh_tests::SERVICE_CIDR_V4;
+        let address: std::net::Ipv4Addr = ADDRESS.parse().expect("an address");
+        let mask = u32::MAX << (32 - u32::from(bits));
+        assert_eq!(u32::from(address) & mask, u32::from(base));
+    }
+}

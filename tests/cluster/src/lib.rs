@@ -1,0 +1,35 @@
+//! Real Kubernetes on one machine: the API server and its companions, and nodes with real kubelets, made of the same
+//! namespaces and cgroups as the rest of the harness (`undermesh-tests`), so that they go away as surely.
+//!
+//! ```text
+//!   fabric netns   172.30.0.254  etcd · kube-apiserver · kube-controller-manager · kube-scheduler      127.0.0.1:6443 ─▶
+//!      │ br0
+//!      ├── node n1 172.30.0.1    containerd · kubelet · kube-proxy    pods 10.244.0.0/24
+//!      └── node n2 172.30.0.2    its own namespaces for network, mounts and processes, and cgroups
+//! ```
+//!
+//! [`Upstream`] is all of it. [`ControlPlane`] alone serves what needs an API server and no pods.
+
+mod authority;
+mod control_plane;
+mod dns;
+mod forward;
+mod image;
+mod kubeconfig;
+mod machine;
+mod node;
+mod packages;
+mod programs;
+mod provider;
+mod requirement;
+pub mod run;
+mod upstream;
+
+pub use control_plane::{ADDRESS, ControlPlane, POD_CIDR};
+pub use image::{Image, sha256};
+pub use machine::CGROUP;
+pub use node::Layout;
+pub use programs::{KUBERNETES, Programs};
+pub use provider::{Existing, Provider, Tools};
+pub use requirement::{can_run_here, prepare};
+pub use upstream::Upstream;
