@@ -34,6 +34,12 @@ impl Binaries {
         Ok(Self { undermesh: found(&built, "undermesh")?, bookinfo: found(&built, "bookinfo")? })
     }
 
+    /// Those named by `UNDERMESH_BIN` and `BOOKINFO_BIN`, if both are.
+    pub fn given() -> Option<Self> {
+        let one = |variable: &str| std::env::var_os(variable).map(PathBuf::from);
+        Some(Self { undermesh: one("UNDERMESH_BIN")?, bookinfo: one("BOOKINFO_BIN")? })
+    }
+
     /// The programs for tests: those named by `UNDERMESH_BIN` and `BOOKINFO_BIN`, the rest built in the dev profile, once
     /// per process.
     pub fn for_tests() -> anyhow::Result<&'static Self> {

@@ -39,8 +39,13 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     // Before the build: nobody should wait minutes for the word that root is missing.
     undermesh_tests::require()?;
-    progress("building the agent and the example application");
-    let binaries = Binaries::build(if args.dev { Profile::Dev } else { Profile::Release })?;
+    let binaries = match Binaries::given() {
+        Some(given) => given,
+        None => {
+            progress("building the agent and the example application");
+            Binaries::build(if args.dev { Profile::Dev } else { Profile::Release })?
+        }
+    };
     let began = Instant::now();
     let mut report = Report::default();
     let stage = Stage::set(binaries)?;

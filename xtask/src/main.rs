@@ -12,6 +12,7 @@ mod fuzz;
 mod image;
 mod lint;
 mod test;
+mod vm;
 
 use std::process::ExitCode;
 
@@ -31,6 +32,7 @@ use clap::{Parser, Subcommand};
   cargo xtask test --only unit   the part that needs neither root nor BPF
   cargo xtask bench              cost per request beside HAProxy and Envoy; as root
   cargo xtask fuzz               what must hold for any input, with made-up inputs
+  cargo xtask vm                 the demo on kernels 6.1 and 6.12, in QEMU
   cargo xtask ci                 what has to be green before a merge"
 )]
 struct Arguments {
@@ -49,6 +51,7 @@ enum Verb {
     Lint(lint::Args),
     Deps(deps::Args),
     Fuzz(fuzz::Args),
+    Vm(vm::Args),
     Ci(ci::Args),
 }
 
@@ -63,6 +66,7 @@ fn main() -> ExitCode {
         Verb::Lint(args) => lint::run(&args),
         Verb::Deps(args) => deps::run(&args),
         Verb::Fuzz(args) => fuzz::run(&args),
+        Verb::Vm(args) => vm::run(&args),
         Verb::Ci(args) => ci::run(&args),
     };
     match outcome {

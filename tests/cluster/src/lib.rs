@@ -29,7 +29,7 @@ pub use control_plane::{ADDRESS, ControlPlane, POD_CIDR};
 pub use image::{Image, sha256};
 pub use machine::CGROUP;
 pub use node::Layout;
-pub use programs::{KUBERNETES, Programs};
+pub use programs::{KUBERNETES, Programs, cache};
 pub use provider::{Existing, Provider, Tools};
 pub use requirement::{can_run_here, prepare};
 pub use upstream::Upstream;

@@ -107,7 +107,10 @@ impl Programs {
 }
 
 /// `$XDG_CACHE_HOME/undermesh`, by default in the home folder.
-pub(crate) fn cache() -> anyhow::Result<PathBuf> {
+///
+/// # Errors
+/// Neither variable is set.
+pub fn cache() -> anyhow::Result<PathBuf> {
     let set = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
     let base = set("XDG_CACHE_HOME").or_else(|| Some(set("HOME")?.join(".cache")));
     Ok(base.context("neither XDG_CACHE_HOME nor HOME is set")?.join("undermesh"))

@@ -1,0 +1,151 @@
+//! `cargo xtask vm`: the demo and the kernel tests on other kernels, each booted in QEMU from an initramfs that holds the
+//! programs and nothing else. cgroup2 is pure there, as on a user's node.
+//!
+//! ```text
+//!   Debian's kernel package ─┬─ vmlinuz ────────────────┐
+//!                            └─ bridge, veth ─┐          ├─▶ QEMU ─▶ serial console ─▶ what was asked for ended with ...
+//!   undermesh, bookinfo, xtask, kernel tests ─┴─▶ initrd ┘
+//! ```
+
+mod boot;
+mod initramfs;
+mod packages;
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, bail, ensure};
+use clap::ValueEnum;
+use undermesh_tests::{Binaries, Profile};
+
+use crate::cargo::{cargo, items, text};
+
+/// Run the demo and the kernel tests on Debian's kernels 6.1 and 6.12, in QEMU
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  cargo xtask vm                             the demo on both kernels
+  cargo xtask vm --kernel 6.12 --run tests   the kernel tests on one
+  cargo xtask vm --run tests -- untouched    only those whose name contains `untouched`
+
+Kernels and QEMU are Debian packages, unpacked into $XDG_CACHE_HOME/undermesh/vm (300 MB, once). With --kvm the machine's own
+virtualisation is used; without it every instruction is emulated, and a second takes ten.")]
+pub(crate) struct Args {
+    /// Which kernels; both if not given
+    #[arg(long, value_enum)]
+    kernel: Vec<Kernel>,
+    /// What to run there
+    #[arg(long, value_enum, default_value = "demo")]
+    run: What,
+    /// Use /dev/kvm
+    #[arg(long)]
+    kvm: bool,
+    /// The longest a kernel may take, in minutes
+    #[arg(long, default_value_t = 20, value_name = "MINUTES")]
+    limit: u64,
+    /// For the test program: a filter, --nocapture, ...
+    #[arg(last = true)]
+    filter: Vec<String>,
+}
+
+/// A series of kernels that Debian 12 has packages of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Kernel {
+    /// Debian 12's own.
+    #[value(name = "6.1")]
+    V6_1,
+    /// Debian 13's, built for Debian 12.
+    #[value(name = "6.12")]
+    V6_12,
+}
+
+impl Kernel {
+    fn series(self) -> &'static str {
+        match self {
+            Self::V6_1 => "6.1",
+            Self::V6_12 => "6.12",
+        }
+    }
+}
+
+/// What is run in the machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum What {
+    /// `cargo xtask demo`: two nodes, Bookinfo, a gateway, and a report.
+    Demo,
+    /// The kernel tests.
+    Tests,
+}
+
+pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
+    let kernels =
+        if args.kernel.is_empty() { vec![Kernel::V6_1, Kernel::V6_12] } else { args.kernel.clone() };
+    let cache = packages::cache()?;
+    let qemu = packages::qemu(&cache)?;
+    let binaries = Binaries::build(Profile::Dev)?;
+    let (program, arguments) = match args.run {
+        What::Demo => {
+            let own = std::env::current_exe().context("cannot find this program")?;
+            (own, vec!["demo".to_owned()])
+        }
+        // One at a time: side by side their time-outs would measure the emulator.
+        What::Tests => {
+            let mut arguments = vec!["--test-threads=1".to_owned()];
+            arguments.extend(args.filter.iter().cloned());
+            (kernel_tests()?, arguments)
+        }
+    };
+    let mut failures = Vec::new();
+    for kernel in kernels {
+        let began = Instant::now();
+        let unpacked = packages::kernel(&cache, kernel)?;
+        let initrd = initramfs::build(&initramfs::Content {
+            modules: &unpacked.modules,
+            program: &program,
+            arguments: &arguments,
+            undermesh: &binaries.undermesh,
+            bookinfo: &binaries.bookinfo,
+        })?;
+        println!("== {} ({} MB of initramfs) ==", unpacked.release, initrd.size() / 1_000_000);
+        let limit = Duration::from_secs(60 * args.limit);
+        let code = boot::run(&qemu, &unpacked.image, initrd.path(), args.kvm, limit)?;
+        println!("== {}: exit code {code} after {:.0?} ==", unpacked.release, began.elapsed());
+        if code != 0 {
+            failures.push(unpacked.release);
+        }
+    }
+    if !failures.is_empty() {
+        bail!("not as asked on {}", failures.join(", "));
+    }
+    Ok(())
+}
+
+/// The test program `kernel`, as cargo builds it.
+fn kernel_tests() -> anyhow::Result<PathBuf> {
+    let mut command = cargo([
+        "test",
+        "--package",
+        "undermesh-tests",
+        "--test",
+        "kernel",
+        "--no-run",
+        "--message-format",
+        "json-render-diagnostics",
+    ]);
+    let output = command.stderr(std::process::Stdio::inherit()).output().context("cannot run cargo")?;
+    ensure!(output.status.success(), "the kernel tests do not build");
+    let messages: Vec<serde_json::Value> = String::from_utf8_lossy(&output.stdout)
+        .lines()
+        .filter_map(|line| serde_json::from_str(line).ok())
+        .collect();
+    let is_it = |message: &&serde_json::Value| {
+        message.get("target").is_some_and(|target| {
+            text(target, "name") == "kernel" && items(target, "kind").any(|kind| kind == "test")
+        })
+    };
+    let path = messages
+        .iter()
+        .filter(is_it)
+        .map(|message| text(message, "executable"))
+        .find(|path| !path.is_empty());
+    path.map(PathBuf::from).context("cargo names no test program `kernel`")
+}
