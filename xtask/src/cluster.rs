@@ -1,23 +1,155 @@
 //! `cargo xtask cluster`: real Kubernetes, the mesh installed on it by helm, the article's scenario driven by kubectl, and a
 //! report that sets what was seen against what the YAML asks.
+//!
+//! Where the cluster comes from is the provider's part (`undermesh-cluster`); everything after it is the same for all.
 
-use undermesh_cluster::prepare;
+mod checks;
+mod drive;
+mod keep;
+mod stage;
 
-use crate::demo::report::progress;
+use std::path::PathBuf;
+use std::time::Instant;
+
+use anyhow::{bail, ensure};
+use clap::ValueEnum;
+use undermesh_cluster::{Existing, K3s, Layout, Provider, Tools, Upstream, prepare};
+
+use crate::cluster::stage::Stage;
+use crate::demo::report::{Finding, Report, progress};
+use crate::image::{self, Which};
 
 /// Run real Kubernetes on this machine with the mesh on it, drive it and report what was seen (needs root)
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  cargo xtask cluster                                two nodes with real kubelets; the whole scenario
+  cargo xtask cluster --layout k3s                   the same with k3s's paths on the nodes
+  cargo xtask cluster --keep                         leaves it running, with the mesh on it, until Ctrl-C
+  cargo xtask cluster --bare --keep                  the cluster alone
+  cargo xtask cluster --provider k3s --k3s ./k3s     k3s itself, from a binary
+  cargo xtask cluster --provider existing --kubeconfig ~/.kube/config
+                                                     a cluster that is there and has the images
+  cargo xtask cluster --prepare                      only install and build what is missing
+
+Exit code 1 if anything seen differs from what the YAML asks. Everything made is removed: also after Ctrl-C.")]
 pub(crate) struct Args {
+    /// Where the cluster comes from
+    #[arg(long, value_enum, default_value = "upstream")]
+    provider: From,
+    /// Whose paths the nodes have; of `upstream` alone
+    #[arg(long, value_enum, default_value = "upstream")]
+    layout: Paths,
+    /// How many nodes
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=9))]
+    nodes: u8,
+    /// k3s's binary; otherwise K3S_BIN, or the one on the PATH
+    #[arg(long, value_name = "PATH")]
+    k3s: Option<PathBuf>,
+    /// Get a pinned release of k3s, checked against its published sha256
+    #[arg(long)]
+    download: bool,
+    /// Of `existing`
+    #[arg(long, value_name = "PATH", env = "KUBECONFIG", required_if_eq("provider", "existing"))]
+    kubeconfig: Option<PathBuf>,
+    /// Leave it running and say how to use it, until Ctrl-C
+    #[arg(long)]
+    keep: bool,
+    /// The cluster and the images, without the mesh
+    #[arg(long)]
+    bare: bool,
+    /// Build the images without optimisation: quicker to build, slower to run
+    #[arg(long)]
+    dev: bool,
     /// Only install and build what is missing: Kubernetes from the Go module proxy, some ten minutes once per machine
     #[arg(long)]
     prepare: bool,
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum From {
+    /// Kubernetes' own programs, on nodes made of namespaces and cgroups.
+    Upstream,
+    /// k3s' server and agents, on the same kind of nodes.
+    K3s,
+    /// One that is there.
+    Existing,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Paths {
+    Upstream,
+    K3s,
+}
+
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
-    undermesh_tests::require()?;
-    prepare(progress)?;
-    if args.prepare {
-        progress("all is there");
+    if args.provider != From::Existing {
+        // Before the builds: nobody should wait minutes for the word that root is missing.
+        undermesh_tests::require()?;
     }
+    if args.prepare {
+        prepare(progress)?;
+        progress("all is there");
+        return Ok(());
+    }
+    let tools = match args.provider {
+        From::Existing => Tools::installed()?,
+        From::Upstream | From::K3s => Tools::of(&prepare(progress)?),
+    };
+    // Found before the images are built, for the same reason.
+    let k3s = (args.provider == From::K3s).then(|| K3s::find(args.k3s.as_deref(), args.download, progress));
+    let k3s = k3s.transpose()?;
+    let images = if args.provider == From::Existing { Vec::new() } else { images(args.dev)? };
+    let began = Instant::now();
+    let cluster: Box<dyn Provider> = match (args.provider, k3s, &args.kubeconfig) {
+        (From::K3s, Some(binary), _) => Box::new(K3s::start(&binary, args.nodes, progress)?),
+        (From::Existing, _, Some(kubeconfig)) => Box::new(Existing::new(kubeconfig)?),
+        (From::Existing, _, None) => bail!("--provider existing needs --kubeconfig"),
+        _ => {
+            let layout = match args.layout {
+                Paths::Upstream => Layout::Upstream,
+                Paths::K3s => Layout::K3s,
+            };
+            Box::new(Upstream::start(&undermesh_cluster::Programs::cached()?, args.nodes, layout, progress)?)
+        }
+    };
+    progress(&format!("{} is ready", cluster.description()));
+    for image in &images {
+        cluster.import(image)?;
+    }
+    let mut stage = Stage::new(cluster, tools);
+    let mut report = Report::default();
+    if !args.bare {
+        drive::all(&mut stage, &mut report, args.keep)?;
+        print!("{}", report.text());
+    }
+    if args.keep {
+        keep::until_interrupted(&mut stage)?;
+    }
+    let removed = clean_up(stage)?;
+    print!("{}", removed.text());
+    println!("\n{:.0} s from the end of the builds", began.elapsed().as_secs_f64());
+    let differences = report.differences() + usize::from(!removed.is_as_asked());
+    ensure!(differences == 0, "{differences} of the findings differ from what was asked (marked above)");
     Ok(())
+}
+
+/// Both archives.
+fn images(dev: bool) -> anyhow::Result<Vec<PathBuf>> {
+    progress("building the images");
+    [Which::Undermesh, Which::Bookinfo].into_iter().map(|which| image::build(which, dev)).collect()
+}
+
+/// Ends the cluster and looks for what is left of it.
+fn clean_up(stage: Stage) -> anyhow::Result<Finding> {
+    progress("cleaning up");
+    let what = stage.cluster.description();
+    let left: Vec<String> = stage.cluster.end()?.iter().map(|p| p.display().to_string()).collect();
+    Ok(Finding::new("Cleaned up")
+        .asked(format!("nothing left of {what}"))
+        .seen(if left.is_empty() {
+            "nothing left".into()
+        } else {
+            format!("left behind: {}", left.join(", "))
+        })
+        .holds(left.is_empty()))
 }

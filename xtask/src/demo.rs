@@ -6,7 +6,7 @@
 //!       visitor (not in the mesh)                                           an agent on each node
 //! ```
 
-mod checks;
+pub(crate) mod checks;
 mod drive;
 mod keep;
 pub(crate) mod report;

@@ -25,9 +25,9 @@ pub(crate) fn image(program: &Path) -> anyhow::Result<Image> {
     })
 }
 
-/// Applies its objects.
-pub(crate) fn apply(mut kubectl: Command) -> anyhow::Result<()> {
-    let text = MANIFEST.replace("IMAGE", IMAGE).replace("ADDRESS", ADDRESS);
+/// Applies its objects, the Service at `address`.
+pub(crate) fn apply(mut kubectl: Command, address: &str) -> anyhow::Result<()> {
+    let text = MANIFEST.replace("IMAGE", IMAGE).replace("ADDRESS", address);
     kubectl.args(["apply", "--server-side", "-f", "-"]).stdin(Stdio::piped()).stdout(Stdio::null());
     let mut child = kubectl.spawn().context("cannot run kubectl")?;
     child.stdin.take().context("it is piped")?.write_all(text.as_bytes())?;

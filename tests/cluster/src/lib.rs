@@ -15,6 +15,7 @@ mod control_plane;
 mod dns;
 mod forward;
 mod image;
+mod k3s;
 mod kubeconfig;
 mod machine;
 mod node;
@@ -27,6 +28,7 @@ mod upstream;
 
 pub use control_plane::{ADDRESS, ControlPlane, POD_CIDR};
 pub use image::{Image, sha256};
+pub use k3s::K3s;
 pub use machine::CGROUP;
 pub use node::Layout;
 pub use programs::{KUBERNETES, Programs, cache};

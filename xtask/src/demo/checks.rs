@@ -34,16 +34,16 @@ fn once(events: Vec<Value>) -> anyhow::Result<Value> {
     events.into_iter().next().context("the client said nothing")
 }
 
-fn status(event: &Value) -> u64 {
+pub(crate) fn status(event: &Value) -> u64 {
     event.get("status").and_then(Value::as_u64).unwrap_or_default()
 }
 
-fn body(event: &Value) -> &str {
+pub(crate) fn body(event: &Value) -> &str {
     event.get("body").and_then(Value::as_str).unwrap_or_default()
 }
 
 /// An event in a few words: the status, or the error.
-fn words(event: &Value) -> String {
+pub(crate) fn words(event: &Value) -> String {
     match event.get("error").and_then(Value::as_str) {
         Some(error) => error.to_owned(),
         None => format!("status {}", status(event)),
@@ -51,7 +51,7 @@ fn words(event: &Value) -> String {
 }
 
 /// The pod that wrote these reviews.
-fn reviewer(event: &Value) -> Option<String> {
+pub(crate) fn reviewer(event: &Value) -> Option<String> {
     let reviews: Value = serde_json::from_str(body(event)).ok()?;
     Some(reviews.get("podname")?.as_str()?.to_owned())
 }
@@ -65,13 +65,13 @@ fn reviewers(events: &[Value]) -> BTreeMap<String, u32> {
     counts
 }
 
-fn listed(counts: &BTreeMap<String, u32>) -> String {
+pub(crate) fn listed(counts: &BTreeMap<String, u32>) -> String {
     let parts: Vec<String> = counts.iter().map(|(who, n)| format!("{who} {n}")).collect();
     parts.join(", ")
 }
 
 /// Whether the pods named got their shares of `total` (which sum to 1), and nobody else got any.
-fn is_split(counts: &BTreeMap<String, u32>, total: u32, shares: &[(&str, f64)]) -> bool {
+pub(crate) fn is_split(counts: &BTreeMap<String, u32>, total: u32, shares: &[(&str, f64)]) -> bool {
     let near = |(who, share): &(&str, f64)| {
         let n = f64::from(counts.get(*who).copied().unwrap_or_default());
         let total = f64::from(total);
@@ -327,7 +327,7 @@ pub(crate) fn live_change(stage: &Stage) -> anyhow::Result<Finding> {
 }
 
 /// The VirtualService's last route with 50/50 between v1 and v2 instead of 90/10 between v1 and v3.
-fn new_weights(old: &str) -> anyhow::Result<String> {
+pub(crate) fn new_weights(old: &str) -> anyhow::Result<String> {
     let Some((before, last)) = old.rsplit_once("    - route:") else {
         bail!("the example has no last route")
     };

@@ -1,0 +1,43 @@
+//! The story, in its order. What comes after a failed installation would only repeat it.
+
+use crate::cluster::checks;
+use crate::cluster::stage::Stage;
+use crate::demo::report::{Finding, Report, progress};
+
+type Check = fn(&mut Stage) -> anyhow::Result<Finding>;
+
+/// Title for people, and what finds it out.
+const STORY: [(&str, Check); 12] = [
+    ("Before the mesh", checks::before),
+    ("helm install, and a label on three namespaces", checks::install),
+    ("kubectl apply of the article's YAML", checks::configuration),
+    ("The page through the gateway", checks::page),
+    ("200 readers of the reviews", checks::split),
+    ("Jason's requests", checks::jason),
+    ("The delay that service1 sees, and a visitor does not", checks::delay),
+    ("Why did that request go there", checks::explain),
+    ("Metrics", checks::metrics),
+    ("kubectl apply of new weights, under load", checks::live_change),
+    ("helm upgrade under load", checks::upgrade),
+    ("helm uninstall", checks::uninstall),
+];
+
+/// Checks without which there is nothing to look at.
+const NEEDED: usize = 2;
+
+/// Runs it all, or all but the end if the mesh is to stay.
+pub(crate) fn all(stage: &mut Stage, report: &mut Report, keep: bool) -> anyhow::Result<()> {
+    let story = if keep { STORY.split_last().map_or(&STORY[..], |(_, rest)| rest) } else { &STORY[..] };
+    for (number, (title, check)) in story.iter().enumerate() {
+        progress(title);
+        stage.cluster.must_run()?;
+        let outcome = check(stage);
+        let failed = outcome.is_err();
+        report.add(title, outcome);
+        if failed && number < NEEDED {
+            progress("not installed: the rest is left out");
+            break;
+        }
+    }
+    Ok(())
+}

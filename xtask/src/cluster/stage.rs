@@ -1,0 +1,229 @@
+//! The stage: a cluster, and what is done to it with kubectl and helm, as a user does.
+
+use std::collections::BTreeMap;
+use std::io::Read as _;
+use std::process::{Child, Command, Stdio};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, anyhow, ensure};
+use serde_json::Value;
+use undermesh_cluster::run::{line, output};
+use undermesh_cluster::{Provider, Tools};
+
+use crate::cargo::root;
+
+/// helm's release and its namespace.
+pub(crate) const RELEASE: &str = "undermesh";
+pub(crate) const SYSTEM: &str = "undermesh-system";
+/// The namespaces that come into the mesh.
+pub(crate) const MESHED: [&str; 3] = ["default", "ns1", "ns2"];
+/// Images are there, so what takes longer hangs.
+const READY: &str = "120s";
+
+/// Everything that the checks work with.
+pub(crate) struct Stage {
+    pub(crate) cluster: Box<dyn Provider>,
+    pub(crate) tools: Tools,
+    /// Numbers of the kernel's programs that the agents loaded, to look for after the uninstall.
+    pub(crate) programs: Vec<u32>,
+    /// `namespace/pod` and its uid, as it was before the mesh came.
+    pub(crate) pods_before: BTreeMap<String, String>,
+    /// From `helm install` to agents and gateways that are ready.
+    pub(crate) installed: Option<Duration>,
+}
+
+impl Stage {
+    pub(crate) fn new(cluster: Box<dyn Provider>, tools: Tools) -> Self {
+        Self { cluster, tools, programs: Vec::new(), pods_before: BTreeMap::new(), installed: None }
+    }
+
+    /// What kubectl says.
+    pub(crate) fn kubectl(&self, arguments: &[&str]) -> anyhow::Result<String> {
+        output(self.tools.kubectl(&*self.cluster).args(arguments))
+    }
+
+    /// What kubectl says in JSON.
+    pub(crate) fn json(&self, arguments: &[&str]) -> anyhow::Result<Value> {
+        let said = self.kubectl(&[arguments, &["-o", "json"]].concat())?;
+        serde_json::from_str(&said).with_context(|| format!("kubectl {} gave no JSON", arguments.join(" ")))
+    }
+
+    /// Applies a file or folder of the project.
+    pub(crate) fn apply(&self, path: &str) -> anyhow::Result<()> {
+        let path = root().join(path).display().to_string();
+        self.kubectl(&["apply", "-f", &path]).map(drop)
+    }
+
+    /// What helm says.
+    pub(crate) fn helm(&self, arguments: &[&str]) -> anyhow::Result<String> {
+        output(self.tools.helm(&*self.cluster).args(arguments))
+    }
+
+    /// A program in a pod.
+    pub(crate) fn exec(&self, namespace: &str, pod: &str, program: &[&str]) -> Command {
+        let mut command = self.tools.kubectl(&*self.cluster);
+        command.args(["exec", "-n", namespace, pod, "--"]).args(program);
+        command
+    }
+
+    /// HTTP from inside a pod; one event for each request.
+    pub(crate) fn http(&self, from: (&str, &str), url: &str, more: &[&str]) -> anyhow::Result<Vec<Value>> {
+        let program = [&["/bookinfo", "client", "http", url], more].concat();
+        events(&output(&mut self.exec(from.0, from.1, &program))?)
+    }
+
+    /// Likewise, without an end, until [`Load::end`].
+    pub(crate) fn load(&self, from: (&str, &str), url: &str, more: &[&str]) -> anyhow::Result<Load> {
+        let program = [&["/bookinfo", "client", "http", url, "--count", "0"], more].concat();
+        let mut command = self.exec(from.0, from.1, &program);
+        let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn();
+        let mut child = child.with_context(|| line(&command))?;
+        let mut said = child.stdout.take().context("it is piped")?;
+        // Read as it comes: a full pipe would stop the requests.
+        let reader = std::thread::spawn(move || {
+            let mut all = Vec::new();
+            // What was read before an error counts.
+            let _ = said.read_to_end(&mut all);
+            all
+        });
+        Ok(Load { child, reader })
+    }
+
+    /// Waits until all of a namespace's Deployments and DaemonSets are rolled out.
+    pub(crate) fn wait_rolled_out(&self, namespace: &str) -> anyhow::Result<()> {
+        for kind in ["deployment", "daemonset"] {
+            let names = self.kubectl(&["get", kind, "-n", namespace, "-o", "name"])?;
+            for name in names.lines() {
+                let timeout = format!("--timeout={READY}");
+                self.kubectl(&["rollout", "status", name, "-n", namespace, &timeout])
+                    .with_context(|| self.troubles(namespace))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Pods of a namespace that are not ready, and their last words.
+    fn troubles(&self, namespace: &str) -> String {
+        let pods = self.kubectl(&["get", "pods", "-n", namespace, "-o", "wide"]).unwrap_or_default();
+        let events = self
+            .kubectl(&["get", "events", "-n", namespace, "--field-selector=type=Warning"])
+            .unwrap_or_default();
+        let names = self.kubectl(&["get", "pods", "-n", namespace, "-o", "name"]).unwrap_or_default();
+        let logs = names.lines().map(|name| {
+            let logs = self.kubectl(&["logs", "-n", namespace, name, "--tail=8", "--all-containers"]);
+            format!("{name}: {}", logs.unwrap_or_else(|e| format!("{e:#}")).trim())
+        });
+        let last: Vec<&str> = events.lines().rev().take(8).collect();
+        format!("{pods}\n{}\n{}", last.join("\n"), logs.collect::<Vec<_>>().join("\n"))
+    }
+
+    /// The agent's pod on the node of the pods with label `app=<app>`.
+    pub(crate) fn agent_beside(&self, namespace: &str, app: &str) -> anyhow::Result<String> {
+        let node = self.kubectl(&[
+            "get",
+            "pod",
+            "-n",
+            namespace,
+            "-l",
+            &format!("app={app}"),
+            "-o",
+            "jsonpath={.items[0].spec.nodeName}",
+        ])?;
+        let agents = self.agents()?;
+        let found = agents.into_iter().find(|(_, on)| *on == node);
+        found.map(|(name, _)| name).with_context(|| format!("there is no agent on node {node}"))
+    }
+
+    /// The agents' pods, and the nodes they are on.
+    pub(crate) fn agents(&self) -> anyhow::Result<Vec<(String, String)>> {
+        let pods = self.json(&["get", "pods", "-n", SYSTEM])?;
+        let text = |v: &Value, p: &str| v.pointer(p).and_then(Value::as_str).unwrap_or_default().to_owned();
+        let pods = pods.get("items").and_then(Value::as_array).into_iter().flatten();
+        let agents = pods.filter(|p| text(p, "/metadata/ownerReferences/0/kind") == "DaemonSet");
+        // One that is going does not answer for long.
+        let agents = agents.filter(|p| p.pointer("/metadata/deletionTimestamp").is_none());
+        Ok(agents.map(|p| (text(p, "/metadata/name"), text(p, "/spec/nodeName"))).collect())
+    }
+
+    /// A verb of the command line inside an agent's pod.
+    pub(crate) fn undermesh(&self, agent: &str, verb: &[&str]) -> anyhow::Result<String> {
+        let program = [&["/undermesh"], verb].concat();
+        output(&mut self.exec(SYSTEM, agent, &program))
+    }
+
+    /// Likewise, its JSON.
+    pub(crate) fn ask(&self, agent: &str, verb: &[&str]) -> anyhow::Result<Value> {
+        let said = self.undermesh(agent, &[verb, &["--output", "json"]].concat())?;
+        serde_json::from_str(&said).with_context(|| format!("{} gave no JSON", verb.join(" ")))
+    }
+
+    /// `namespace/pod` and uid of every pod in the namespaces that come into the mesh.
+    pub(crate) fn pods(&self) -> anyhow::Result<BTreeMap<String, String>> {
+        let mut all = BTreeMap::new();
+        for namespace in MESHED {
+            let pods = self.json(&["get", "pods", "-n", namespace])?;
+            for pod in pods.get("items").and_then(Value::as_array).into_iter().flatten() {
+                let text = |p: &str| pod.pointer(p).and_then(Value::as_str).unwrap_or_default();
+                let restarts = pod.pointer("/status/containerStatuses/0/restartCount");
+                let restarts = restarts.and_then(Value::as_u64).unwrap_or_default();
+                let (name, uid) = (text("/metadata/name"), text("/metadata/uid"));
+                all.insert(format!("{namespace}/{name}"), format!("{uid}, {restarts} restarts"));
+            }
+        }
+        Ok(all)
+    }
+
+    /// helm's values for this cluster.
+    pub(crate) fn values(&self) -> Vec<String> {
+        let cgroup = self.cluster.cgroup().map(|path| format!("--set=agent.cgroupHostPath={path}"));
+        cgroup.into_iter().collect()
+    }
+}
+
+/// Requests that go on.
+pub(crate) struct Load {
+    child: Child,
+    reader: JoinHandle<Vec<u8>>,
+}
+
+impl Load {
+    /// Ends them and gives the events so far.
+    pub(crate) fn end(mut self) -> anyhow::Result<Vec<Value>> {
+        // Its other end sees the pipe break at the next event.
+        self.child.kill()?;
+        self.child.wait()?;
+        let all = self.reader.join().map_err(|_| anyhow!("reading the events panicked"))?;
+        let text = String::from_utf8_lossy(&all).into_owned();
+        // The last line may be half written.
+        let whole = text.rsplit_once('\n').map_or("", |(whole, _)| whole);
+        let events = events(whole)?;
+        ensure!(!events.is_empty(), "no request was made");
+        Ok(events)
+    }
+}
+
+fn events(text: &str) -> anyhow::Result<Vec<Value>> {
+    text.lines().map(|l| serde_json::from_str(l).with_context(|| format!("not JSON: {l}"))).collect()
+}
+
+/// Calls `poll` until it gives a value; each question is a process, hence the pause.
+pub(crate) fn wait<T>(
+    limit: Duration,
+    what: &str,
+    mut poll: impl FnMut() -> anyhow::Result<Option<T>>,
+) -> anyhow::Result<T> {
+    let end = Instant::now() + limit;
+    loop {
+        let last = match poll() {
+            Ok(Some(value)) => return Ok(value),
+            Ok(None) => None,
+            Err(e) => Some(e),
+        };
+        if Instant::now() >= end {
+            let why = last.map(|e| format!(": {e:#}")).unwrap_or_default();
+            anyhow::bail!("waited {limit:?} in vain for {what}{why}");
+        }
+        std::thread::sleep(Duration::from_millis(250));
+    }
+}
