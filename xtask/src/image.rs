@@ -69,6 +69,7 @@ pub(crate) fn build(which: Which, dev: bool) -> anyhow::Result<PathBuf> {
     let image = Image {
         name: which.name()?,
         programs: vec![(which.program().to_owned(), content)],
+        links: Vec::new(),
         // For sockets and temporary files where the root is not read-only.
         folders: vec!["tmp".into(), "run/undermesh".into()],
         entry_point: vec![format!("/{}", which.program())],

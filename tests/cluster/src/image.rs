@@ -20,6 +20,8 @@ pub struct Image {
     pub name: String,
     /// Path in the image and content, each executable.
     pub programs: Vec<(String, Vec<u8>)>,
+    /// Path in the image and target of each link.
+    pub links: Vec<(String, String)>,
     /// Folders beside those of the programs.
     pub folders: Vec<String>,
     /// What is run.
@@ -70,6 +72,9 @@ impl Image {
         }
         for (path, content) in &self.programs {
             archive.file(path, content, 0o755)?;
+        }
+        for (path, target) in &self.links {
+            archive.link(path, target)?;
         }
         Ok(archive.end())
     }
@@ -143,19 +148,23 @@ const BLOCK: usize = 512;
 
 impl Archive {
     fn folder(&mut self, name: &str, mode: u32) -> anyhow::Result<()> {
-        self.header(&format!("{name}/"), mode, 0, b'5')
+        self.header(&format!("{name}/"), mode, 0, b'5', "")
+    }
+
+    fn link(&mut self, name: &str, target: &str) -> anyhow::Result<()> {
+        self.header(name, 0o777, 0, b'2', target)
     }
 
     fn file(&mut self, name: &str, content: &[u8], mode: u32) -> anyhow::Result<()> {
-        self.header(name, mode, content.len(), b'0')?;
+        self.header(name, mode, content.len(), b'0', "")?;
         self.bytes.extend(content);
         self.pad();
         Ok(())
     }
 
-    fn header(&mut self, name: &str, mode: u32, size: usize, kind: u8) -> anyhow::Result<()> {
+    fn header(&mut self, name: &str, mode: u32, size: usize, kind: u8, target: &str) -> anyhow::Result<()> {
         // Its form has no place for longer ones.
-        ensure!(name.len() < 100, "{name} is too long a name for an archive");
+        ensure!(name.len() < 100 && target.len() < 100, "{name} is too long a name for an archive");
         let size = format!("{size:011o}");
         ensure!(size.len() == 11, "{name} is larger than 8 GiB");
         let fields = [
@@ -167,6 +176,7 @@ impl Archive {
             (136, format!("{:011o}", 0)),
             // The sum is taken with blanks in its own place.
             (148, " ".repeat(8)),
+            (157, target.to_owned()),
             (257, "ustar\x0000".to_owned()),
         ];
         let mut header = [0u8; BLOCK];
@@ -210,6 +220,7 @@ mod tests {
             name: "example.org/a:1".into(),
             programs: vec![("bin/a".into(), b"first".to_vec()), ("b".into(), vec![7; 1000])],
             folders: vec!["tmp".into()],
+            links: vec![("bin/c".into(), "a".into())],
             entry_point: vec!["/bin/a".into()],
             ..Image::default()
         }
@@ -233,7 +244,16 @@ mod tests {
     fn tar_reads_what_was_written_and_the_same_input_gives_the_same_bytes() {
         let folder = scratch("image");
         let layer = listed(&image().layer().expect("a layer"), &folder);
-        for want in ["drwxr-xr-x 0/0", "bin/", "drwxrwxrwt", "tmp/", "-rwxr-xr-x 0/0", "bin/a", " 1000 "] {
+        for want in [
+            "drwxr-xr-x 0/0",
+            "bin/",
+            "drwxrwxrwt",
+            "tmp/",
+            "-rwxr-xr-x 0/0",
+            "bin/a",
+            " 1000 ",
+            "bin/c -> a",
+        ] {
             assert!(layer.contains(want), "{want} in {layer}");
         }
         let archive = image().archive().expect("an archive");

@@ -8,12 +8,14 @@ use anyhow::{Context as _, ensure};
 use crate::run::succeed;
 
 /// Package, and a file by which to know that it is there.
-const PACKAGES: [(&str, &str); 5] = [
+const PACKAGES: [(&str, &str); 6] = [
     ("containerd", "/usr/bin/containerd"),
     ("runc", "/usr/sbin/runc"),
     ("containernetworking-plugins", "/usr/lib/cni/bridge"),
     ("iptables", "/usr/sbin/iptables"),
     ("util-linux", "/usr/bin/nsenter"),
+    // For pods of tests that need a shell.
+    ("busybox-static", "/bin/busybox"),
 ];
 
 /// The packages that are missing.

@@ -79,6 +79,11 @@ impl Upstream {
         output(command.arg(format!("--timeout={}s", READY.as_secs()))).map(drop)
     }
 
+    /// A folder for what should go when the cluster goes, where its nodes see it.
+    pub fn folder(&self) -> anyhow::Result<PathBuf> {
+        self.plane.world().disk()
+    }
+
     /// Its control plane.
     pub fn plane(&mut self) -> &mut ControlPlane {
         &mut self.plane
