@@ -8,8 +8,10 @@ use std::net::IpAddr;
 
 use crate::api::meta::{Key, Kinded};
 
+pub use pod_uid::{NotAUid, PodUid};
 pub use protocol::Protocol;
 
+mod pod_uid;
 mod protocol;
 
 /// A Service.
@@ -192,7 +194,14 @@ pub struct Pod {
     pub hostname: String,
     /// Declared ports of all containers, sidecar containers too.
     pub ports: Vec<ContainerPort>,
+    /// What its cgroup is named by; `None` if the manifest has none, or one that is none of Kubernetes'.
+    pub uid: Option<PodUid>,
+    /// It brings a proxy of its own: a container or init container [`ISTIO_PROXY`].
+    pub has_sidecar: bool,
 }
+
+/// The name of the container that Istio injects.
+pub const ISTIO_PROXY: &str = "istio-proxy";
 
 impl Kinded for Pod {
     const KIND: &'static str = "Pod";

@@ -12,8 +12,8 @@ use serde::de::{self, Deserializer};
 use super::meta::{Key, ObjectMeta};
 use super::origin::push_index;
 use crate::inventory::{
-    ContainerPort, Endpoint, EndpointPort, EndpointSlice, Namespace, Node, Pod, PodPhase, Service,
-    ServicePort, ServiceType, TargetPort, TrafficDistribution, Transport,
+    ContainerPort, Endpoint, EndpointPort, EndpointSlice, ISTIO_PROXY, Namespace, Node, Pod, PodPhase,
+    PodUid, Service, ServicePort, ServiceType, TargetPort, TrafficDistribution, Transport,
 };
 
 /// A value that Kubernetes would refuse: its field and why.
@@ -233,12 +233,19 @@ impl Raw for RawEndpointSlice {
 #[derive(Default, Deserialize)]
 #[serde(default)]
 pub(super) struct RawPod {
-    metadata: RawDeletion,
+    metadata: RawPodMeta,
     spec: RawPodSpec,
     status: RawPodStatus,
 }
 
 /// The part of the metadata that is not in [`ObjectMeta`].
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct RawPodMeta {
+    uid: String,
+    deletion_timestamp: Option<String>,
+}
+
 #[derive(Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 struct RawDeletion {
@@ -259,6 +266,7 @@ struct RawPodSpec {
 #[derive(Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 struct RawContainer {
+    name: String,
     ports: Vec<RawContainerPort>,
     restart_policy: String,
 }
@@ -299,7 +307,7 @@ struct RawPodCondition {
 impl Raw for RawPod {
     type Kept = Pod;
 
-    fn keep(self, _: &ObjectMeta) -> Result<Pod, Unfit> {
+    fn keep(self, meta: &ObjectMeta) -> Result<Pod, Unfit> {
         let mut ips = Vec::new();
         if self.status.pod_ips.is_empty() && !self.status.pod_ip.is_empty() {
             ips.push(address(&self.status.pod_ip, || "status.podIP".into())?);
@@ -315,10 +323,12 @@ impl Raw for RawPod {
             _ => PodPhase::Unknown,
         };
         let mut ports = Vec::new();
+        let mut has_sidecar = false;
         let lists =
             [("spec.containers", self.spec.containers), ("spec.initContainers", self.spec.init_containers)];
         for (list, containers) in lists {
             for (at, container) in containers.into_iter().enumerate() {
+                has_sidecar |= container.name == ISTIO_PROXY;
                 // An init container that restarts is a sidecar and stays; the others are gone when the pod serves.
                 if list == "spec.initContainers" && container.restart_policy != "Always" {
                     continue;
@@ -351,8 +361,16 @@ impl Raw for RawPod {
             is_terminating: self.metadata.deletion_timestamp.is_some(),
             hostname: self.spec.hostname,
             ports,
+            uid: pod_uid(&self.metadata.uid, meta),
+            has_sidecar,
         })
     }
+}
+
+/// The object of a static pod is a mirror with a uid of its own; the kubelet names cgroups by that of the original.
+fn pod_uid(own: &str, meta: &ObjectMeta) -> Option<PodUid> {
+    let original = meta.annotations.get("kubernetes.io/config.mirror").map(String::as_str);
+    original.unwrap_or(own).parse().ok()
 }
 
 #[derive(Default, Deserialize)]

@@ -318,6 +318,35 @@ fn a_pod_manifest_is_ready_and_a_pod_says_itself() {
 }
 
 #[test]
+fn a_pod_is_found_by_its_uid_and_a_static_pod_by_that_of_the_original() {
+    const OWN: &str = "0f6d5b2e-93a1-4c1e-8d55-0123456789ab";
+    const ORIGINAL: &str = "5f2b7e3c9a1d4e6f8091a2b3c4d5e6f7";
+    let uid = |uid: &str, annotations: Value| {
+        let value = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p", "uid": uid, "annotations": annotations}});
+        let Some(Object::Pod(pod)) = run(value).object else { panic!("not a Pod") };
+        pod.spec.uid
+    };
+    assert_eq!(uid(OWN, json!({})), OWN.parse().ok());
+    assert_eq!(uid(OWN, json!({"kubernetes.io/config.mirror": ORIGINAL})), ORIGINAL.parse().ok());
+    assert_eq!(uid("", json!({})), None);
+    assert_eq!(uid("../../etc", json!({})), None);
+}
+
+#[test]
+fn a_container_named_istio_proxy_is_a_sidecar_also_a_native_one() {
+    let has_sidecar = |spec: Value| {
+        let value = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p"}, "spec": spec});
+        let Some(Object::Pod(pod)) = run(value).object else { panic!("not a Pod") };
+        pod.spec.has_sidecar
+    };
+    let (proxy, app) = (json!({"name": "istio-proxy"}), json!({"name": "app"}));
+    let native = json!({"name": "istio-proxy", "restartPolicy": "Always"});
+    assert!(has_sidecar(json!({"containers": [app, proxy]})));
+    assert!(has_sidecar(json!({"containers": [app], "initContainers": [native]})));
+    assert!(!has_sidecar(json!({"containers": [app], "initContainers": [{"name": "istio-init"}]})));
+}
+
+#[test]
 fn nodes_and_namespaces_have_no_namespace() {
     let labels = json!({"topology.kubernetes.io/region": "r", "topology.kubernetes.io/zone": "z", "topology.istio.io/subzone": "s"});
     let parsed = run(json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "n", "labels": labels},
