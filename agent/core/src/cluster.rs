@@ -265,16 +265,13 @@ pub struct Endpoint {
 /// An endpoint that gets no traffic, and why.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ExcludedEndpoint {
-    /// As [`Endpoint::id`].
-    pub id: Arc<str>,
-    /// Its address.
-    pub address: SocketAddr,
-    /// Its labels.
-    pub labels: Arc<BTreeMap<String, String>>,
-    /// `region/zone/subzone`.
-    pub locality: Arc<str>,
+    /// The endpoint as it would be.
+    pub endpoint: Endpoint,
     /// Why: not ready, terminating, not in the subset.
     pub why: &'static str,
+    /// It still serves while it shuts down, and is used when no other is left (as by kube-proxy): a roll that is faster than
+    /// its successors are ready fails nobody.
+    pub is_last_resort: bool,
 }
 
 #[cfg(test)]

@@ -171,6 +171,13 @@ impl Snapshot {
         addresses.chain(ports)
     }
 
+    /// Whether [`captures`](Self::captures) certainly are those of `other`: at little cost, as services that are what they were
+    /// share them.
+    pub fn captures_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.state.registry.addresses, &other.state.registry.addresses)
+            && self.state.captured_ports == other.state.captured_ports
+    }
+
     /// How request paths are normalised before anything looks at them.
     pub fn normalization(&self) -> Normalization {
         self.state.mesh.normalization

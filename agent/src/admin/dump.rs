@@ -82,7 +82,12 @@ pub(super) async fn status(state: &State) -> Value {
     };
     value["workloads"] = match state.role {
         Role::Agent { .. } => {
-            json!({"captured": by_state("yes"), "failed": by_state("failed"), "left alone": by_state("no")})
+            json!({
+                "captured": by_state("yes"),
+                "waiting": by_state("waiting"),
+                "failed": by_state("failed"),
+                "left alone": by_state("no"),
+            })
         }
         Role::Gateway { .. } => json!({"listening": by_state("listening"), "failed": by_state("failed")}),
     };
@@ -158,13 +163,14 @@ pub(super) fn endpoints(state: &State) -> Value {
                     name_rows(&mut rows, service, port, &names, &DnsEndpoint::new(&name.name, number));
                 }
             }
-            for endpoint in port.excluded.iter() {
+            for excluded in port.excluded.iter() {
+                let endpoint = &excluded.endpoint;
                 rows.push(json!({
                     "host": &*service.host,
                     "port": port.number,
                     "id": &*endpoint.id,
                     "address": endpoint.address,
-                    "state": endpoint.why,
+                    "state": excluded.why,
                     "labels": &*endpoint.labels,
                 }));
             }

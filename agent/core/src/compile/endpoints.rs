@@ -1,6 +1,7 @@
 //! Endpoints of a service: EndpointSlices, else Pods by selector, and WorkloadEntries.
 //!
-//! Those that are not ready, or shutting down, are kept aside with the reason, for `explain`.
+//! Those that are not ready, or shutting down, are kept aside with the reason: for `explain`, for who dials them, and as the
+//! last resort where none is left (Kubernetes: KEP-1669).
 
 use std::collections::{BTreeMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
@@ -24,21 +25,47 @@ pub(super) struct Endpoints {
 }
 
 impl Endpoints {
-    /// Takes an endpoint in; `why` keeps it aside. An address counts once.
-    fn push(&mut self, endpoint: Endpoint, why: Option<&'static str>) {
+    /// Takes an endpoint in; anything but [`Health::Ready`] keeps it aside. An address counts once.
+    fn push(&mut self, endpoint: Endpoint, health: Health) {
         if self.seen.contains(&endpoint.address) {
             return;
         }
-        match why {
-            None => {
+        let why = match health {
+            Health::Ready => {
                 self.seen.insert(endpoint.address);
-                self.excluded.retain(|it| it.address != endpoint.address);
+                self.excluded.retain(|it| it.endpoint.address != endpoint.address);
                 self.usable.push(endpoint);
+                return;
             }
-            Some(why) => {
-                let Endpoint { id, address, labels, locality, .. } = endpoint;
-                self.excluded.push(ExcludedEndpoint { id, address, labels, locality, why });
-            }
+            Health::NotReady => "not ready",
+            Health::Serving => "terminating",
+            Health::Ended => "terminating, not serving",
+        };
+        let is_last_resort = health == Health::Serving;
+        self.excluded.push(ExcludedEndpoint { endpoint, why, is_last_resort });
+    }
+}
+
+/// What Kubernetes says of an endpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Health {
+    Ready,
+    NotReady,
+    /// Shutting down, and it would be ready but for that.
+    Serving,
+    /// Shutting down.
+    Ended,
+}
+
+impl Health {
+    /// `all_count`: `publishNotReadyAddresses`, which counts those that shut down, too.
+    fn of(is_ready: bool, is_serving: bool, is_terminating: bool, all_count: bool) -> Self {
+        match (is_terminating, is_serving) {
+            _ if all_count => Self::Ready,
+            (true, true) => Self::Serving,
+            (true, false) => Self::Ended,
+            (false, _) if is_ready => Self::Ready,
+            (false, _) => Self::NotReady,
         }
     }
 }
@@ -92,20 +119,19 @@ impl<'a> Finder<'a> {
             slice.spec.ports.iter().filter(|it| it.transport == Transport::Tcp && it.name == port.name);
         for number in numbers.filter_map(|it| it.number) {
             for endpoint in &slice.spec.endpoints {
-                let why = if endpoint.is_terminating {
-                    Some("terminating")
-                } else if !endpoint.is_ready && !service.publish_not_ready_addresses {
-                    Some("not ready")
-                } else {
-                    None
-                };
+                let health = Health::of(
+                    endpoint.is_ready,
+                    endpoint.is_serving,
+                    endpoint.is_terminating,
+                    service.publish_not_ready_addresses,
+                );
                 for &address in &endpoint.addresses {
                     let address = SocketAddr::new(address.to_canonical(), number);
                     let made = match endpoint.pod.as_ref().and_then(|pod| self.known(pod)) {
                         Some(known) => of_pod(known, address),
                         None => self.unnamed(slice, endpoint, address),
                     };
-                    found.push(made, why);
+                    found.push(made, health);
                 }
             }
         }
@@ -133,16 +159,11 @@ impl<'a> Finder<'a> {
         publish_not_ready: bool,
         found: &mut Endpoints,
     ) {
-        let why = if pod.spec.is_terminating {
-            Some("terminating")
-        } else if !pod.spec.is_ready && !publish_not_ready {
-            Some("not ready")
-        } else {
-            None
-        };
+        let Pod { is_ready, is_terminating, .. } = pod.spec;
+        let health = Health::of(is_ready, is_ready, is_terminating, publish_not_ready);
         let Some(known) = self.workloads.get(pod) else { return };
         for ip in &pod.spec.ips {
-            found.push(of_pod(known, SocketAddr::new(ip.to_canonical(), number)), why);
+            found.push(of_pod(known, SocketAddr::new(ip.to_canonical(), number)), health);
         }
     }
 

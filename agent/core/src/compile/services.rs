@@ -173,6 +173,7 @@ fn kubernetes(service: &Resource<inventory::Service>, finder: &Finder<'_>, mesh:
         ranges: Vec::new(),
         is_external: false,
         traffic_distribution: spec.traffic_distribution,
+        is_node_local: spec.internal_traffic_is_local,
         visibility: Visibility::of(&export_to, &meta.namespace, &mesh.service_export),
         kind,
         host,
@@ -198,6 +199,7 @@ fn service_entry(entry: &Resource<ServiceEntry>, host: &str, finder: &Finder<'_>
         ports: spec.ports.iter().filter_map(|port| entry_port(entry, host, port, finder)).collect(),
         is_external: spec.location == Location::MeshExternal,
         traffic_distribution: TrafficDistribution::of(&meta.annotations, None),
+        is_node_local: false,
         key: HostKey::parse(host),
         visibility: Visibility::of(&spec.export_to, &meta.namespace, &mesh.service_export),
     }

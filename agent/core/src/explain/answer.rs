@@ -226,16 +226,17 @@ fn endpoints(cluster: &Cluster, hash: Option<u64>) -> Vec<EndpointAnswer> {
                 .filter(|&it| it > 0)
                 .map(|_| "stands by for nearer endpoints"),
         });
-    let excluded = cluster.excluded.iter().map(|endpoint| EndpointAnswer {
-        id: endpoint.id.to_string(),
-        address: endpoint.address.ip().to_string(),
-        port: endpoint.address.port(),
-        labels: BTreeMap::clone(&endpoint.labels),
-        locality: endpoint.locality.to_string(),
-        share: 0.0,
-        priority: None,
-        excluded: Some(endpoint.why),
-    });
+    let excluded =
+        cluster.excluded.iter().map(|it| (&it.endpoint, it.why)).map(|(endpoint, why)| EndpointAnswer {
+            id: endpoint.id.to_string(),
+            address: endpoint.address.ip().to_string(),
+            port: endpoint.address.port(),
+            labels: BTreeMap::clone(&endpoint.labels),
+            locality: endpoint.locality.to_string(),
+            share: 0.0,
+            priority: None,
+            excluded: Some(why),
+        });
     let named = match &cluster.discovery {
         Discovery::Dns(names) => &**names,
         _ => &[],

@@ -198,14 +198,27 @@ impl<'a> Clusters<'a> {
             return (Arc::from([]), Arc::from([]));
         }
         let (mut endpoints, mut excluded) = (port.endpoints.clone(), port.excluded.clone());
-        if let Some(labels) = labels.filter(|labels| !labels.is_empty()) {
-            let in_subset = |endpoint: &&Endpoint| {
+        let in_subset = |endpoint: &Endpoint| {
+            labels.is_none_or(|labels| {
                 labels.iter().all(|(key, value)| endpoint.labels.get(key) == Some(value))
+            })
+        };
+        let is_near = |endpoint: &Endpoint| {
+            !service.is_node_local
+                || !endpoint.workload.node.is_empty() && endpoint.workload.node == self.client.node
+        };
+        if labels.is_some_and(|labels| !labels.is_empty()) {
+            (endpoints, excluded) = leave_out(&endpoints, &excluded, in_subset, "not in the subset");
+        }
+        if service.is_node_local {
+            (endpoints, excluded) = leave_out(&endpoints, &excluded, is_near, NOT_NEAR);
+        }
+        if endpoints.is_empty() && excluded.iter().any(|it| it.is_last_resort) {
+            let counts = |it: &&ExcludedEndpoint| {
+                it.is_last_resort && in_subset(&it.endpoint) && is_near(&it.endpoint)
             };
-            endpoints = port.endpoints.iter().filter(in_subset).cloned().collect();
-            let others = port.endpoints.iter().filter(|endpoint| !in_subset(endpoint));
-            excluded =
-                excluded.iter().cloned().chain(others.map(|it| exclude(it, "not in the subset"))).collect();
+            endpoints = excluded.iter().filter(counts).map(|it| it.endpoint.clone()).collect();
+            excluded = excluded.iter().filter(|it| !counts(it)).cloned().collect();
         }
         // One address for each of several families' worth: the dialled family, as the client surely has that one.
         let wants_v6 = self.dialled.is_some_and(|dialled| dialled.is_ipv6());
@@ -219,12 +232,17 @@ impl<'a> Clusters<'a> {
         }
         // Who dials an endpoint of a headless service means that endpoint (a database's first replica).
         if let (ServiceKind::Headless, Some(dialled)) = (&service.kind, self.dialled) {
-            let meant = |endpoint: &&Endpoint| endpoint.address.ip() == dialled;
-            if endpoints.iter().any(|endpoint| meant(&endpoint)) {
-                let others = endpoints.iter().filter(|endpoint| !meant(endpoint));
-                let others = others.map(|it| exclude(it, "the client dialled another endpoint"));
-                excluded = excluded.iter().cloned().chain(others).collect();
-                endpoints = endpoints.iter().filter(meant).cloned().collect();
+            let meant = |endpoint: &Endpoint| endpoint.address.ip() == dialled;
+            const ANOTHER: &str = "the client dialled another endpoint";
+            if endpoints.iter().any(meant) {
+                (endpoints, excluded) = leave_out(&endpoints, &excluded, meant, ANOTHER);
+            } else if let Some(it) =
+                port.excluded.iter().find(|it| meant(&it.endpoint) && in_subset(&it.endpoint))
+            {
+                // Ready or not: that is the business of the name server, and the client has its answer.
+                let others = endpoints.iter().map(|endpoint| exclude(endpoint, ANOTHER));
+                excluded = excluded.iter().filter(|it| !meant(&it.endpoint)).cloned().chain(others).collect();
+                endpoints = Arc::from([it.endpoint.clone()]);
             }
         }
         (endpoints, excluded)
@@ -238,14 +256,22 @@ fn in_subset(names: &Arc<[DnsEndpoint]>, labels: Option<&BTreeMap<String, String
     names.iter().filter(selected).cloned().collect()
 }
 
+const NOT_NEAR: &str = "on another node than the client (internalTrafficPolicy: Local)";
+
+/// Keeps the endpoints that are `wanted`, and says of the others `why` not.
+fn leave_out(
+    endpoints: &[Endpoint],
+    excluded: &[ExcludedEndpoint],
+    wanted: impl Fn(&Endpoint) -> bool,
+    why: &'static str,
+) -> (Arc<[Endpoint]>, Arc<[ExcludedEndpoint]>) {
+    let others = endpoints.iter().filter(|endpoint| !wanted(endpoint)).map(|it| exclude(it, why));
+    let excluded = excluded.iter().cloned().chain(others).collect();
+    (endpoints.iter().filter(|endpoint| wanted(endpoint)).cloned().collect(), excluded)
+}
+
 fn exclude(endpoint: &Endpoint, why: &'static str) -> ExcludedEndpoint {
-    ExcludedEndpoint {
-        id: endpoint.id.clone(),
-        address: endpoint.address,
-        labels: endpoint.labels.clone(),
-        locality: endpoint.locality.clone(),
-        why,
-    }
+    ExcludedEndpoint { endpoint: endpoint.clone(), why, is_last_resort: false }
 }
 
 fn missing(key: ClusterKey, what: Missing, service: Option<Arc<ServiceRef>>) -> Cluster {

@@ -89,7 +89,7 @@ impl Registry {
             if service.kind == ServiceKind::Headless {
                 // Also those not ready: publishing them or not is DNS's business; the client has dialled one.
                 port.endpoints.iter().for_each(|endpoint| add(endpoint.address.ip()));
-                port.excluded.iter().for_each(|endpoint| add(endpoint.address.ip()));
+                port.excluded.iter().for_each(|it| add(it.endpoint.address.ip()));
             }
             if without_address || !service.ranges.is_empty() {
                 self.claimed_ports.insert(port.number);

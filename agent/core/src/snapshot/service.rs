@@ -27,6 +27,8 @@ pub struct Service {
     pub ports: Vec<ServicePort>,
     /// Which endpoints its clients prefer.
     pub traffic_distribution: Option<TrafficDistribution>,
+    /// Clients use those of their own node only (`internalTrafficPolicy: Local`).
+    pub is_node_local: bool,
     /// `MESH_EXTERNAL`.
     pub is_external: bool,
     pub(crate) key: HostKey,
@@ -75,7 +77,7 @@ impl Service {
     pub(crate) fn is_found_alike(&self, other: &Self) -> bool {
         let is_headless = self.kind == ServiceKind::Headless;
         let addresses = |port: &ServicePort| -> Vec<IpAddr> {
-            let excluded = port.excluded.iter().map(|endpoint| endpoint.address.ip());
+            let excluded = port.excluded.iter().map(|it| it.endpoint.address.ip());
             port.endpoints.iter().map(|endpoint| endpoint.address.ip()).chain(excluded).collect()
         };
         let port = |port: &ServicePort| (port.number, port.protocol, is_headless.then(|| addresses(port)));

@@ -283,7 +283,7 @@ fn endpoints_that_are_not_ready_or_end_are_left_out_with_the_reason() {
     let outbound = snapshot(&[service, slice]).outbound(&shopper(), at("10.96.1.1:80"));
     let found = cluster(&outbound, &Head::get("/"));
     assert_eq!(ids(&found), ["10.244.1.1"]);
-    let excluded: Vec<_> = found.excluded.iter().map(|it| (&*it.id, it.why)).collect();
+    let excluded: Vec<_> = found.excluded.iter().map(|it| (&*it.endpoint.id, it.why)).collect();
     assert_eq!(excluded, [("10.244.1.2", "not ready"), ("10.244.1.3", "terminating")]);
     // A slice for the service is the last word: no pods are looked for.
     let pod = "{apiVersion: v1, kind: Pod, metadata: {name: p, namespace: shop, labels: {app: s}}, spec: {containers: []}, status: {podIP: 10.244.9.9}}";
@@ -385,3 +385,5 @@ fn gateways_serve_the_rules_that_are_bound_to_them() {
     // Rules of a gateway are not rules of the mesh.
     assert!(snapshot.outbound(&shopper(), at(CATALOG)).http.hosts()[0].routes[0].rule.is_none());
 }
+
+mod kubernetes;
