@@ -10,8 +10,10 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use undermesh_common::LEVEL_UNKNOWN;
+use undermesh_core::inventory::PodUid;
 
 use crate::error::Error;
+use crate::kubepods;
 
 /// The kernel's number for a cgroup: the inode of its directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -39,21 +41,23 @@ pub(crate) struct AttachPoint {
     pub(crate) path: PathBuf,
     pub(crate) directory: File,
     pub(crate) agent: Option<AgentCgroup>,
+    /// The pod in which the agent runs, by the names of its cgroup.
+    pub(crate) agent_pod: Option<PodUid>,
+    /// Where pods may come: `path`, or above it.
+    pub(crate) top: PathBuf,
 }
 
 impl AttachPoint {
-    /// The cgroup at `path`; without one, the pods' part of the hierarchy (`kubepods.slice`, `kubepods`) if there is one,
-    /// else all of it.
-    pub(crate) fn find(path: Option<&Path>) -> Result<Self, Error> {
+    /// The pods' part of the hierarchy below `top`, wherever the kubelet has it; without one, all of `top`. Without `top`, of
+    /// the mount.
+    pub(crate) fn find(top: Option<&Path>) -> Result<Self, Error> {
         let mount =
             mount(&read("/proc/self/mountinfo", "where cgroup2 is mounted")?).ok_or(Error::NoCgroup2)?;
-        let path = match path {
-            Some(path) => path.to_owned(),
-            None => ["kubepods.slice", "kubepods"]
-                .iter()
-                .map(|pods| mount.join(pods))
-                .find(|pods| pods.is_dir())
-                .unwrap_or_else(|| mount.clone()),
+        let top = top.unwrap_or(&mount).to_owned();
+        let path = match kubepods::roots(&top).as_slice() {
+            [root] => root.clone(),
+            // Of several (the kubelet's driver was changed, and the old ones are still there) all count.
+            _ => top.clone(),
         };
         let unreadable = |source| Error::CgroupUnreadable { path: path.clone(), source };
         let directory = File::open(&path).map_err(unreadable)?;
@@ -62,7 +66,9 @@ impl AttachPoint {
         }
         let id = CgroupId(directory.metadata().map_err(unreadable)?.ino());
 
-        let agent = match own(&path)? {
+        let own = own(&path)?;
+        let agent_pod = own.as_deref().and_then(kubepods::pod_of_path);
+        let agent = match own {
             None => None,
             Some(own) => {
                 let own_id = CgroupId::of_path(&own)
@@ -74,7 +80,7 @@ impl AttachPoint {
                 Some(AgentCgroup { id: own_id, level })
             }
         };
-        Ok(Self { path, directory, agent })
+        Ok(Self { path, directory, agent, agent_pod, top })
     }
 }
 

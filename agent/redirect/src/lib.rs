@@ -32,6 +32,7 @@ mod cgroup;
 mod error;
 pub mod events;
 pub mod inspect;
+pub mod kubepods;
 mod map;
 pub mod netns;
 mod object;

@@ -117,6 +117,11 @@ impl Netns {
         self.cookie
     }
 
+    /// Device and inode: equal for handles of the same namespace, whatever the paths.
+    pub fn identity(&self) -> (u64, u64) {
+        self.identity
+    }
+
     /// Whether both are the same namespace, whatever the paths.
     pub fn is_same(&self, other: &Self) -> bool {
         self.identity == other.identity

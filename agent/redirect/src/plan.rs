@@ -160,7 +160,18 @@ pub fn plan(
     node: &Node,
     generation: u64,
 ) -> DesiredMaps {
-    let mut maps = DesiredMaps { config: config(node, generation), ..DesiredMaps::default() };
+    let mut maps = destinations(captures, generation);
+    let pods = self::workloads(workloads, node, generation);
+    maps.skipped.extend(pods.skipped);
+    DesiredMaps { services: maps.services, ports: maps.ports, skipped: maps.skipped, ..pods }
+}
+
+/// The part of [`plan`] that is about destinations: [`DesiredMaps::services`], [`DesiredMaps::ports`].
+fn destinations(captures: impl IntoIterator<Item = Capture>, generation: u64) -> DesiredMaps {
+    let mut maps = DesiredMaps::default();
+    // Captures come in their order, which is nearly that of the keys: made of a sorted list a map costs far less than by
+    // inserting a hundred thousand times.
+    let (mut services, mut ports) = (Vec::new(), Vec::new());
     let service = Service { generation };
     for capture in captures {
         let port = match capture {
@@ -177,14 +188,22 @@ pub fn plan(
                 if address.is_own_host() {
                     maps.skipped.push(Skipped::OwnHost(capture));
                 } else {
-                    maps.services.insert(ServiceKey { address, port, padding: 0 }, service);
+                    services.push((ServiceKey { address, port, padding: 0 }, service));
                 }
             }
             Capture::Port(_) => {
-                maps.ports.insert(PortKey { port, padding: 0 }, service);
+                ports.push((PortKey { port, padding: 0 }, service));
             }
         }
     }
+    maps.services = services.into_iter().collect();
+    maps.ports = ports.into_iter().collect();
+    maps
+}
+
+/// The part of [`plan`] that is about this node and its pods: everything else.
+pub fn workloads(workloads: &[LocalWorkload], node: &Node, generation: u64) -> DesiredMaps {
+    let mut maps = DesiredMaps { config: config(node, generation), ..DesiredMaps::default() };
     for workload in workloads {
         let (table, key) = match workload.place {
             Place::Netns(cookie) => (&mut maps.workloads, cookie.0),
@@ -255,6 +274,12 @@ pub struct TableChanges<K, V> {
     pub removals: Vec<K>,
 }
 
+impl<K, V> Default for TableChanges<K, V> {
+    fn default() -> Self {
+        Self { upserts: Vec::new(), inserts: 0, removals: Vec::new() }
+    }
+}
+
 impl<K, V> TableChanges<K, V> {
     /// Whether nothing has to be written.
     pub fn is_empty(&self) -> bool {
@@ -291,10 +316,15 @@ pub fn diff<K: Ord + Copy, V: Generational>(
     current: &BTreeMap<K, V>,
     desired: &BTreeMap<K, V>,
 ) -> TableChanges<K, V> {
-    let mut changes = TableChanges { upserts: Vec::new(), inserts: 0, removals: Vec::new() };
+    let mut changes = TableChanges::default();
+    // Side by side: both are in order.
+    let mut current = current.iter().peekable();
     for (key, value) in desired {
-        match current.get(key) {
-            Some(there) if there.says_the_same(*value) => {}
+        while let Some((gone, _)) = current.next_if(|(there, _)| *there < key) {
+            changes.removals.push(*gone);
+        }
+        match current.next_if(|(there, _)| *there == key) {
+            Some((_, there)) if there.says_the_same(*value) => {}
             Some(_) => changes.upserts.push((*key, *value)),
             None => {
                 changes.inserts += 1;
@@ -302,7 +332,7 @@ pub fn diff<K: Ord + Copy, V: Generational>(
             }
         }
     }
-    changes.removals = current.keys().filter(|key| !desired.contains_key(key)).copied().collect();
+    changes.removals.extend(current.map(|(gone, _)| *gone));
     changes
 }
 

@@ -1,17 +1,20 @@
 //! The loaded and attached programs, as the agent holds them.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use aya::Ebpf;
 use aya::maps::RingBuf;
 use undermesh_common::{Counter, names};
+use undermesh_core::inventory::PodUid;
 
 use crate::attach::{Attached, attach};
 use crate::cgroup::AttachPoint;
 use crate::error::Error;
 use crate::events::{Counters, Events};
+use crate::kubepods::{News, PodCgroups};
 use crate::map::access;
-use crate::netns::{Netns, NetnsCookie};
+use crate::netns::Netns;
 use crate::object::{self, Limits};
 use crate::origin::Origins;
 use crate::plan::{DesiredMaps, FailMode, Node};
@@ -21,9 +24,11 @@ use crate::sync::{Applied, MapSync};
 /// How to load.
 #[derive(Debug, Clone, Default)]
 pub struct Settings {
-    /// The cgroup at which to attach: the root of the pods' part of cgroup2, by its path in the agent's file system.
-    /// Without it, `kubepods.slice` or `kubepods` below the cgroup2 mount, else the mount itself.
+    /// Where the node's cgroup2 is, or a part of it, by its path in the agent's file system; without it, the mount that is
+    /// there. The programs are attached at the pods' root in it (`kubepods.slice` and the like), else at this itself.
     pub cgroup: Option<PathBuf>,
+    /// The node's network namespace (`/proc/1/ns/net`); without it, that of the calling thread.
+    pub node_netns: Option<PathBuf>,
     /// Sizes of the maps.
     pub limits: Limits,
 }
@@ -37,26 +42,31 @@ pub struct Redirect {
     pub(crate) origins: Origins,
     counters: Counters,
     pub(crate) point: AttachPoint,
-    host_netns: NetnsCookie,
+    node_netns: Arc<Netns>,
+    news: Option<News>,
     pub(crate) object: Ebpf,
 }
 
 impl Redirect {
     /// Checks what the kernel and the process must have, loads the object and attaches its programs. They touch nothing
-    /// before the first [`apply`](Self::apply). The calling thread must be in the node's network namespace.
+    /// before the first [`apply`](Self::apply).
     ///
     /// Blocks for some tens of milliseconds (verifier).
     pub fn load(settings: &Settings) -> Result<Self, Error> {
         preflight::check()?;
+        let news = Some(News::open());
         let point = AttachPoint::find(settings.cgroup.as_deref())?;
-        let host_netns = Netns::current()?.cookie();
+        let node_netns = Arc::new(match &settings.node_netns {
+            Some(path) => Netns::open(path)?,
+            None => Netns::current()?,
+        });
         let mut object = object::load(&settings.limits)?;
         let sync = MapSync::open(&object)?;
         let origins = Origins::open(&object)?;
         let counters = Counters::open(&object)?;
         let attached = attach(&mut object, &point)?;
         tracing::info!(cgroup = %point.path.display(), agent = ?point.agent, "programs attached");
-        Ok(Self { attached, sync, origins, counters, point, host_netns, object })
+        Ok(Self { attached, sync, origins, counters, point, node_netns, news, object })
     }
 
     /// Where the programs are attached.
@@ -64,11 +74,26 @@ impl Redirect {
         &self.point.path
     }
 
+    /// The pods' folders in the hierarchy. Call it in a tokio runtime.
+    pub fn pod_cgroups(&mut self) -> PodCgroups {
+        PodCgroups::open(&self.point.top, self.news.take().unwrap_or_else(News::open))
+    }
+
+    /// The node's own network namespace.
+    pub fn node_netns(&self) -> &Arc<Netns> {
+        &self.node_netns
+    }
+
+    /// The pod in which this process is, if it is in one.
+    pub fn own_pod(&self) -> Option<PodUid> {
+        self.point.agent_pod
+    }
+
     /// The facts about this node, with every setting at its default: unknown pods are let through, no heartbeat, no
     /// events.
     pub fn node(&self) -> Node {
         Node {
-            host_netns: self.host_netns,
+            host_netns: self.node_netns.cookie(),
             agent_cgroup: self.point.agent,
             unknown: FailMode::Open,
             heartbeat_timeout: None,
@@ -84,6 +109,15 @@ impl Redirect {
     /// completes it.
     pub fn apply(&mut self, desired: &DesiredMaps) -> Result<Applied, Error> {
         self.sync.apply(desired)
+    }
+
+    /// As [`apply`](Self::apply), where destinations are what they were: [`DesiredMaps::services`] and
+    /// [`DesiredMaps::ports`] are not looked at. The maps must be in step with the last [`apply`](Self::apply).
+    ///
+    /// # Errors
+    /// As of [`apply`](Self::apply).
+    pub fn apply_workloads(&mut self, desired: &DesiredMaps) -> Result<Applied, Error> {
+        self.sync.apply_workloads(desired)
     }
 
     /// Says that the proxy serves its listeners; so does every [`apply`](Self::apply). With [`Node::heartbeat_timeout`]

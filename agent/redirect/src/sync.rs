@@ -55,14 +55,28 @@ impl MapSync {
     pub(crate) fn apply(&mut self, desired: &DesiredMaps) -> Result<Applied, Error> {
         let services = self.services.changes(&desired.services)?;
         let ports = self.ports.changes(&desired.ports)?;
+        self.write(desired, &services, &ports)
+    }
+
+    /// As [`apply`](Self::apply), with the services and ports that are there.
+    pub(crate) fn apply_workloads(&mut self, desired: &DesiredMaps) -> Result<Applied, Error> {
+        self.write(desired, &TableChanges::default(), &TableChanges::default())
+    }
+
+    fn write(
+        &mut self,
+        desired: &DesiredMaps,
+        services: &TableChanges<ServiceKey, Service>,
+        ports: &TableChanges<PortKey, Service>,
+    ) -> Result<Applied, Error> {
         let workloads = self.workloads.changes(&desired.workloads)?;
         let by_cgroup = self.workloads_by_cgroup.changes(&desired.workloads_by_cgroup)?;
 
         let mut applied = Applied::default();
-        self.services.make_room(&services, &mut applied)?;
-        self.ports.make_room(&ports, &mut applied)?;
-        self.services.write(&services, &mut applied)?;
-        self.ports.write(&ports, &mut applied)?;
+        self.services.make_room(services, &mut applied)?;
+        self.ports.make_room(ports, &mut applied)?;
+        self.services.write(services, &mut applied)?;
+        self.ports.write(ports, &mut applied)?;
         // Before the first workload, so that no program acts on workloads without knowing the agent's own cgroup.
         self.set_config(Config { generation: self.config.generation, ..desired.config })?;
         self.workloads.make_room(&workloads, &mut applied)?;
@@ -71,8 +85,8 @@ impl MapSync {
         self.workloads_by_cgroup.write(&by_cgroup, &mut applied)?;
         self.workloads.remove(&workloads, &mut applied)?;
         self.workloads_by_cgroup.remove(&by_cgroup, &mut applied)?;
-        self.services.remove(&services, &mut applied)?;
-        self.ports.remove(&ports, &mut applied)?;
+        self.services.remove(services, &mut applied)?;
+        self.ports.remove(ports, &mut applied)?;
         self.set_config(desired.config)?;
         Ok(applied)
     }

@@ -308,8 +308,11 @@ fn an_origin_that_nobody_took_is_swept() {
 
 fn a_full_map_of_origins_is_counted() {
     let top = Cgroup::top();
-    let settings =
-        Settings { cgroup: Some(top.path().to_owned()), limits: Limits { origins: 1, ..Limits::default() } };
+    let settings = Settings {
+        cgroup: Some(top.path().to_owned()),
+        limits: Limits { origins: 1, ..Limits::default() },
+        ..Settings::default()
+    };
     let mut redirect = Redirect::load(&settings).expect("load");
     let mut pod = Process::start("pod", &top);
     let netns = pod.netns();
@@ -439,8 +442,11 @@ fn the_programs_are_never_attached_at_the_agents_own_cgroup() {
 
 fn updates_write_what_changed_and_a_full_map_is_an_error() {
     let top = Cgroup::top();
-    let settings =
-        Settings { cgroup: Some(top.path().to_owned()), limits: Limits { services: 2, ..Limits::default() } };
+    let settings = Settings {
+        cgroup: Some(top.path().to_owned()),
+        limits: Limits { services: 2, ..Limits::default() },
+        ..Settings::default()
+    };
     let mut redirect = Redirect::load(&settings).expect("load");
     let node = redirect.node();
     let desired = |addresses: &[&str], generation| -> DesiredMaps {
