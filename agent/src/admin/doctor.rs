@@ -156,7 +156,10 @@ fn pod(row: &Value, probes_cgroup: &Path) -> Pod {
     };
     if row["state"] != "enrolled" {
         pod.verdict = "not enrolled";
-        pod.advice = format!("to enrol it: label {}=undermesh on it or its namespace", enrolment::MODE_LABEL);
+        if pod.detail == enrolment::Enrolment::NotLabelled.reason() {
+            pod.advice =
+                format!("to enrol it: label {}=undermesh on it or its namespace", enrolment::MODE_LABEL);
+        }
         return pod;
     }
     if row["capture"] != "yes" {

@@ -1,5 +1,6 @@
 //! The node daemon: source, proxy and capture together.
 
+use std::collections::BTreeSet;
 use std::num::NonZeroU16;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
@@ -8,8 +9,8 @@ use std::time::Duration;
 use anyhow::Context;
 use undermesh_redirect::Redirect;
 
-use super::capture::Capture;
-use super::enrolment::LocalPods;
+use super::capture::{self, Capture, Surroundings};
+use super::enrolment::{LocalPods, Rules};
 use super::publish::Published;
 use super::{Common, finish};
 use crate::admin::{self, Admin, Role};
@@ -18,6 +19,11 @@ use crate::source::files::FilesSource;
 
 /// Pods that could not be captured are tried again this often; so is what the kernel forgot.
 const RETRY: Duration = Duration::from_secs(2);
+/// Everything is looked at afresh this often, in case that news of a cgroup was lost.
+const RESCAN: Duration = Duration::from_secs(30);
+/// A pod whose first process is there joins its namespace within milliseconds, and nothing tells: it is looked for after the
+/// first of these, twice that, and so on until the last.
+const SOON: std::ops::Range<Duration> = Duration::from_millis(1)..Duration::from_millis(512);
 /// Origins of connections that nobody accepted for so long are removed.
 const STALE_ORIGIN: Duration = Duration::from_secs(60);
 
@@ -31,8 +37,14 @@ pub struct Settings {
     pub common: Common,
     /// This node's name: pods with this `spec.nodeName` are ours.
     pub node: String,
-    /// Where to attach; found if not given.
+    /// Where the node's cgroup2 is; found if not given.
     pub cgroup: Option<PathBuf>,
+    /// The node's `/proc`.
+    pub proc: PathBuf,
+    /// The node's network namespace; `None`: this process's.
+    pub node_netns: Option<PathBuf>,
+    /// The label `istio-injection: enabled` of a namespace enrols, too.
+    pub enrol_istio_injection: bool,
     /// The port of the listeners in the pods.
     pub listener_port: NonZeroU16,
     /// One of so many kernel decisions becomes an event; 0: none.
@@ -49,27 +61,47 @@ pub fn run(settings: Settings) -> anyhow::Result<()> {
 }
 
 async fn serve(settings: Settings) -> anyhow::Result<()> {
-    let Settings { common, node, cgroup, listener_port, event_sample } = settings;
+    let Settings {
+        common,
+        node,
+        cgroup,
+        proc,
+        node_netns,
+        enrol_istio_injection,
+        listener_port,
+        event_sample,
+    } = settings;
     // First of all, so that a failure says so before anything else is touched.
-    let redirect = Redirect::load(&undermesh_redirect::Settings { cgroup, ..Default::default() })
-        .context("the kernel half could not be loaded")?;
+    let mut redirect =
+        Redirect::load(&undermesh_redirect::Settings { cgroup, node_netns, ..Default::default() })
+            .context("the kernel half could not be loaded")?;
     let origins = redirect.origins();
+    let mut cgroups = redirect.pod_cgroups();
+    let own_pod = redirect.own_pod();
     let redirect = Arc::new(Mutex::new(redirect));
     let published = Arc::new(Published::new());
     let (proxy, sink, writer) = common.proxy(&published)?;
     let proxy = Arc::new(proxy);
-    let mut capture = Capture::new(redirect.clone(), listener_port, event_sample);
+    let mut capture =
+        Capture::new(redirect.clone(), capture::Settings { listener_port, event_sample, proc })?;
     let mut source = FilesSource::of(common.config.clone());
     published.publish(source.load());
     let mut local = LocalPods::new(node.as_str());
-    let mut pass = |published: &Published| {
+    let mut pass = |published: &Published, around: &Surroundings<'_>| {
         let config = published.config.load();
-        let pods = local.of(&config.inputs);
-        let passed = capture.pass(pods, &published.snapshot.load(), &proxy);
-        (passed, capture.rows())
+        let rules = Rules {
+            istio_injection: enrol_istio_injection,
+            trusts_annotations: config.trusts_annotations,
+            own_pod,
+        };
+        let pods = local.of(&config.inputs, rules);
+        let passed = capture.pass(pods, around, &published.snapshot.load(), &proxy);
+        let has_changed = passed.as_ref().map_or(true, |passed| passed.has_changed);
+        (passed, has_changed.then(|| capture.rows()))
     };
-    let (first, rows) = pass(&published);
-    let first = first?;
+    let nothing = BTreeSet::new();
+    let (first, rows) = pass(&published, &Surroundings { cgroups: &cgroups, touched: &nothing });
+    let (first, rows) = (first?, rows.unwrap_or_else(|| serde_json::json!([])));
     tracing::info!(node, captured = first.captured, failed = first.failed, "pods captured");
     let admin = Admin::start(
         &common.admin_socket,
@@ -86,9 +118,13 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
     tracing::info!(socket = %common.admin_socket.display(), "ready");
     let mut last = first;
     let mut retry = tokio::time::interval(RETRY);
+    let mut rescan = tokio::time::interval(RESCAN);
+    // When to look again for pods that are about to be there.
+    let mut soon = (first.waiting > 0).then_some(SOON.start);
     let end = shutdown::requested();
     let mut end = std::pin::pin!(end);
     loop {
+        let mut touched = BTreeSet::new();
         tokio::select! {
             signal = &mut end => {
                 tracing::info!(signal = signal?, "ending");
@@ -97,23 +133,42 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
             () = source.changed() => {
                 published.publish(source.load());
             }
+            pods = cgroups.changed() => {
+                touched = pods;
+                soon = Some(SOON.start);
+            }
+            () = tokio::time::sleep(soon.unwrap_or_default()), if soon.is_some() => {
+                soon = soon.map(|waited| waited * 2).filter(|next| SOON.contains(next));
+            }
+            _ = rescan.tick() => {
+                cgroups.rescan();
+                touched = cgroups.pods().map(|(uid, _)| uid).collect();
+            }
             _ = retry.tick() => {
                 match origins.sweep(STALE_ORIGIN) {
                     Ok(0) => {}
                     Ok(removed) => tracing::info!(removed, "removed records of connections that nobody accepted"),
                     Err(error) => tracing::warn!(%error, "records of captured connections could not be looked through"),
                 }
-                if last.failed == 0 {
+                if last.failed + last.waiting + last.retired == 0 {
                     continue;
                 }
             }
         }
-        let (passed, rows) = pass(&published);
-        admin.state().workloads.store(Arc::new(rows));
+        let (passed, rows) = pass(&published, &Surroundings { cgroups: &cgroups, touched: &touched });
+        if let Some(rows) = rows {
+            admin.state().workloads.store(Arc::new(rows));
+        }
         match passed {
             Ok(passed) => {
-                if passed != last {
+                let count = |pass: capture::Pass| (pass.captured, pass.failed);
+                if count(passed) != count(last) {
                     tracing::info!(captured = passed.captured, failed = passed.failed, "pods captured");
+                }
+                if passed.waiting == 0 {
+                    soon = None;
+                } else if passed.waiting > last.waiting {
+                    soon = Some(SOON.start);
                 }
                 last = passed;
             }

@@ -3,10 +3,12 @@
 //! One pass brings all three to what [`enrolment`](super::enrolment) asks for, in an order in which no connection is lost:
 //! listeners open before the kernel redirects to them, and close after it has stopped.
 
+mod place;
+
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::num::NonZeroU16;
-use std::path::Path;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -15,16 +17,20 @@ use arc_swap::ArcSwap;
 use serde_json::{Value, json};
 use socket2::{Domain, Socket};
 use undermesh_core::api::meta::Key;
+use undermesh_core::client::Client;
 use undermesh_core::cluster::Workload;
 use undermesh_core::snapshot::Snapshot;
 use undermesh_proxy::inlet::{Caller, Entrance, Inlet, Origin, Origins, Sockets};
 use undermesh_proxy::{InletHandle, Proxy};
+use undermesh_redirect::Redirect;
 use undermesh_redirect::netns::{Netns, NetnsCookie, NetnsError};
-use undermesh_redirect::plan::{self, LocalWorkload, Place};
-use undermesh_redirect::{CgroupId, Redirect};
+use undermesh_redirect::plan::{self, LocalWorkload};
+
+pub use place::Surroundings;
 
 use super::enrolment::LocalPod;
 use crate::probe;
+use place::{Found, Ground, Missing};
 
 /// Where the proxy listens in each pod, as Istio's sidecars do.
 pub const DEFAULT_LISTENER_PORT: NonZeroU16 = NonZeroU16::new(15001).expect("is not zero");
@@ -38,8 +44,8 @@ type Callers = Arc<ArcSwap<HashMap<u32, Arc<Caller>>>>;
 /// The pods of this node, as they are captured.
 pub struct Capture {
     redirect: Arc<Mutex<Redirect>>,
-    listener_port: NonZeroU16,
-    event_sample: u32,
+    settings: Settings,
+    ground: Ground,
     callers: Callers,
     pods: BTreeMap<Key, Captured>,
     /// Inlets by namespace: pods in the node's own share one.
@@ -47,22 +53,46 @@ pub struct Capture {
     next_id: u32,
     /// Numbers no pod has any more, and since when.
     retired: HashMap<u32, Instant>,
+    /// The namespace of each caller.
+    homes: HashMap<u32, NetnsCookie>,
+    /// What the kernel was told last; `None` before the first time, and after a failure.
+    written: Option<Written>,
+}
+
+/// How to capture.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The port of the listeners in the pods.
+    pub listener_port: NonZeroU16,
+    /// One of so many kernel decisions becomes an event; 0: none.
+    pub event_sample: u32,
+    /// The node's `/proc`.
+    pub proc: PathBuf,
 }
 
 /// A pod and what there is of it.
 struct Captured {
-    wanted: LocalPod,
+    wanted: Arc<LocalPod>,
     id: u32,
     /// None if it was not found.
-    place: Option<Place_>,
-    /// Why its connections cannot be captured. With a place, its fail mode is in force.
-    failure: Option<String>,
+    found: Option<Found>,
+    /// Why its connections are not captured. With a place, its fail mode is in force.
+    failure: Option<Failure>,
 }
 
-/// Where a pod is in the kernel.
-struct Place_ {
-    place: Place,
-    netns: NetnsCookie,
+/// Why a pod is not captured.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Failure {
+    /// It is not there yet.
+    Waiting(String),
+    /// Somebody has to do something.
+    Failed(String),
+}
+
+/// What the kernel was told.
+struct Written {
+    snapshot: Snapshot,
+    workloads: Vec<LocalWorkload>,
 }
 
 /// The listeners of a namespace.
@@ -79,65 +109,100 @@ pub struct Pass {
     pub captured: usize,
     /// Enrolled pods that are not, for a reason in their row.
     pub failed: usize,
+    /// Enrolled pods that are not there yet.
+    pub waiting: usize,
+    /// Numbers of pods that changed, which are still known.
+    pub retired: usize,
+    /// Whether any pod is another than after the last pass, or in another state.
+    pub has_changed: bool,
 }
 
 impl Capture {
     /// Nothing captured yet.
-    pub fn new(redirect: Arc<Mutex<Redirect>>, listener_port: NonZeroU16, event_sample: u32) -> Self {
-        Self {
+    ///
+    /// # Errors
+    /// The kernel half has panicked.
+    pub fn new(redirect: Arc<Mutex<Redirect>>, settings: Settings) -> anyhow::Result<Self> {
+        let netns = lock(&redirect)?.node_netns().clone();
+        Ok(Self {
             redirect,
-            listener_port,
-            event_sample,
+            ground: Ground { proc: settings.proc.clone(), netns },
+            settings,
             callers: Arc::default(),
             pods: BTreeMap::new(),
             inlets: HashMap::new(),
             next_id: 0,
             retired: HashMap::new(),
-        }
+            homes: HashMap::new(),
+            written: None,
+        })
     }
 
     /// Brings everything to `wanted` and the destinations of `snapshot`. Pods that cannot be captured do not stop the others;
-    /// they are tried again by the next pass. Blocks for some system calls a pod.
+    /// they are tried again by the next pass. Blocks for some system calls for each pod that is new or was touched.
     ///
     /// # Errors
     /// The maps could not be written; what was captured before still is.
     pub fn pass(
         &mut self,
-        wanted: Vec<LocalPod>,
+        wanted: Vec<Arc<LocalPod>>,
+        around: &Surroundings<'_>,
         snapshot: &Snapshot,
         proxy: &Proxy,
     ) -> anyhow::Result<Pass> {
         let mut before = std::mem::take(&mut self.pods);
         let mut gone: Vec<Arc<str>> = Vec::new();
+        let mut has_changed = false;
         for pod in wanted {
-            let kept = before.remove(&pod.key);
-            let captured = match kept {
-                Some(kept) if kept.wanted == pod && kept.failure.is_none() => kept,
+            let captured = match before.remove(&pod.key) {
+                Some(kept) if self.may_stay(&kept, &pod, around) => {
+                    if Arc::ptr_eq(&kept.wanted, &pod) || kept.wanted == pod {
+                        kept
+                    } else {
+                        has_changed = true;
+                        self.renew(kept, pod)
+                    }
+                }
                 other => {
+                    let known = other.as_ref().and_then(|it| it.failure.clone());
                     // A changed pod is a new client to the rules: its pools start afresh.
-                    if other.is_some() {
+                    if other.is_some_and(|other| other.failure.is_none()) {
                         gone.push(caller_id(&pod.key));
                     }
-                    self.capture(pod, proxy)
+                    let captured = self.capture(pod, around, proxy, known.as_ref());
+                    has_changed |= known.is_none() || captured.failure != known;
+                    captured
                 }
             };
             self.pods.insert(captured.wanted.key.clone(), captured);
         }
         gone.extend(before.keys().map(caller_id));
-        self.publish_callers();
-        let workloads: Vec<LocalWorkload> = self.pods.values().filter_map(|pod| self.workload(pod)).collect();
-        self.write(snapshot, &workloads)?;
+        has_changed |= !before.is_empty();
+        self.write(snapshot, self.pods.values().filter_map(|pod| self.workload(pod)).collect())?;
         // Only now does nothing lead to the listeners of those that are gone.
-        let used: Vec<NetnsCookie> =
-            self.pods.values().filter_map(|pod| Some(pod.place.as_ref()?.netns)).collect();
+        let used: HashSet<NetnsCookie> =
+            self.pods.values().filter_map(|pod| Some(pod.found.as_ref()?.netns.cookie())).collect();
         self.inlets.retain(|netns, _| used.contains(netns));
+        if has_changed || !self.retired.is_empty() {
+            self.publish_callers();
+        }
         drop(before);
         for id in &gone {
             proxy.forget(id);
         }
-        let enrolled = self.pods.values().filter(|pod| pod.wanted.enrolment.is_enrolled());
-        let (captured, failed): (Vec<_>, Vec<_>) = enrolled.partition(|pod| pod.failure.is_none());
-        Ok(Pass { captured: captured.len(), failed: failed.len() })
+        Ok(self.tally(has_changed))
+    }
+
+    fn tally(&self, has_changed: bool) -> Pass {
+        let mut pass = Pass { has_changed, retired: self.retired.len(), ..Pass::default() };
+        for pod in self.pods.values().filter(|pod| pod.wanted.enrolment.is_enrolled()) {
+            match pod.failure {
+                None => pass.captured += 1,
+                Some(Failure::Waiting(_)) => pass.waiting += 1,
+                Some(Failure::Failed(_)) => pass.failed += 1,
+            }
+        }
+        pass
     }
 
     /// New connections go where they are dialled from here on; what was redirected before can still be accepted, until this
@@ -145,66 +210,89 @@ impl Capture {
     ///
     /// # Errors
     /// The maps could not be written.
-    pub fn stop_redirecting(&self, snapshot: &Snapshot) -> anyhow::Result<()> {
-        self.write(snapshot, &[])
+    pub fn stop_redirecting(&mut self, snapshot: &Snapshot) -> anyhow::Result<()> {
+        self.write(snapshot, Vec::new())
     }
 
-    fn capture(&mut self, pod: LocalPod, proxy: &Proxy) -> Captured {
+    /// Whether a pod is captured where it is, and as the client that it is.
+    fn may_stay(&self, kept: &Captured, pod: &LocalPod, around: &Surroundings<'_>) -> bool {
+        let Some(found) = kept.found.as_ref().filter(|_| kept.failure.is_none()) else { return false };
+        let is_touched = pod.uid.is_some_and(|uid| around.touched.contains(&uid));
+        kept.wanted.differs_in_addresses_only(pod)
+            && (!is_touched || self.ground.is_still(found, pod, around))
+    }
+
+    fn capture(
+        &mut self,
+        pod: Arc<LocalPod>,
+        around: &Surroundings<'_>,
+        proxy: &Proxy,
+        known: Option<&Failure>,
+    ) -> Captured {
         self.next_id += 1;
         let id = self.next_id;
-        let (place, opened) = match Self::place(&self.redirect, &pod) {
-            Ok((place, netns)) => (Some(place), self.enter(&pod, id, netns, proxy)),
-            Err(error) => (None, Err(error)),
+        let (found, failure) = match self.ground.find(&pod, around) {
+            Ok(found) => {
+                let entered = self.enter(&pod, id, &found, proxy);
+                (Some(found), entered.err().map(|error| Failure::Failed(format!("{error:#}"))))
+            }
+            Err(Missing::Yet(why)) => (None, Some(Failure::Waiting(why))),
+            Err(Missing::Wrong(error)) => (None, Some(Failure::Failed(format!("{error:#}")))),
         };
-        let failure = opened.err().map(|error| format!("{error:#}"));
-        if let (Some(why), true) = (&failure, pod.enrolment.is_enrolled()) {
-            tracing::warn!(pod = %caller_id(&pod.key), why, "cannot capture the pod's connections");
+        if failure.as_ref() != known && pod.enrolment.is_enrolled() {
+            match &failure {
+                Some(Failure::Failed(why)) => {
+                    tracing::warn!(pod = %caller_id(&pod.key), why, "cannot capture the pod's connections");
+                }
+                Some(Failure::Waiting(why)) => {
+                    tracing::debug!(pod = %caller_id(&pod.key), why, "the pod is not there yet");
+                }
+                None => tracing::debug!(pod = %caller_id(&pod.key), "captured"),
+            }
         }
-        for complaint in &pod.complaints {
-            tracing::warn!(pod = %caller_id(&pod.key), complaint, "annotation");
+        if known.is_none() {
+            for complaint in &pod.complaints {
+                tracing::warn!(pod = %caller_id(&pod.key), complaint, "annotation");
+            }
         }
-        Captured { wanted: pod, id, place, failure }
+        Captured { wanted: pod, id, found, failure }
     }
 
-    /// Finds the pod.
-    fn place(redirect: &Mutex<Redirect>, pod: &LocalPod) -> anyhow::Result<(Place_, Netns)> {
-        let netns = find_netns(pod)?;
-        let cookie = netns.cookie();
-        let place = if pod.is_host_network || is_host(redirect, cookie)? {
-            let cgroup = pod.cgroup.as_deref().context(
-                "a pod in the node's network namespace is told apart by its cgroup: annotation undermesh.io/cgroup is missing",
-            )?;
-            let id = CgroupId::of_path(cgroup).with_context(|| format!("its cgroup {}", cgroup.display()))?;
-            Place::Cgroup(id)
-        } else {
-            Place::Netns(cookie)
-        };
-        Ok((Place_ { place, netns: cookie }, netns))
+    /// The same pod has other addresses: it goes on as it is, known by them.
+    fn renew(&mut self, kept: Captured, pod: Arc<LocalPod>) -> Captured {
+        if let (true, Some(found)) = (pod.enrolment.is_enrolled(), &kept.found) {
+            self.admit(&pod, kept.id, &found.netns);
+        }
+        Captured { wanted: pod, ..kept }
     }
 
     /// Opens its listeners if it is enrolled, and makes it known to the proxy as a client.
-    fn enter(&mut self, pod: &LocalPod, id: u32, netns: Netns, proxy: &Proxy) -> anyhow::Result<()> {
+    fn enter(&mut self, pod: &LocalPod, id: u32, found: &Found, proxy: &Proxy) -> anyhow::Result<()> {
         if !pod.enrolment.is_enrolled() {
             return Ok(());
         }
-        let netns = Arc::new(netns);
-        self.open(pod, &netns, proxy)?;
+        self.open(pod, &found.netns, proxy)?;
+        self.admit(pod, id, &found.netns);
+        Ok(())
+    }
+
+    /// Makes it known to the proxy as a client, or anew.
+    fn admit(&mut self, pod: &LocalPod, id: u32, netns: &Arc<Netns>) {
+        let Key { name, namespace } = &pod.key;
+        let Client { labels, service_account, node, .. } = &pod.client;
         let caller = Arc::new(Caller {
             id: caller_id(&pod.key),
             client: pod.client.clone(),
-            workload: Arc::new(Workload::new(
-                &pod.pod.meta.name,
-                &pod.pod.meta.namespace,
-                &pod.pod.meta.labels,
-                &pod.pod.spec.service_account,
-                &pod.pod.spec.node,
-            )),
-            sockets: Arc::new(PodSockets { netns, listener_port: self.listener_port }),
+            workload: Arc::new(Workload::new(name, namespace, labels, service_account, node)),
+            sockets: Arc::new(PodSockets {
+                netns: netns.clone(),
+                listener_port: self.settings.listener_port,
+            }),
         });
+        self.homes.insert(id, netns.cookie());
         let mut callers = HashMap::clone(&self.callers.load());
         callers.insert(id, caller);
         self.callers.store(Arc::new(callers));
-        Ok(())
     }
 
     fn open(&mut self, pod: &LocalPod, netns: &Arc<Netns>, proxy: &Proxy) -> anyhow::Result<()> {
@@ -212,7 +300,7 @@ impl Capture {
         if self.inlets.get(&cookie).is_some_and(|inlet| !inlet.inlet.has_failed()) {
             return Ok(());
         }
-        let port = self.listener_port.get();
+        let port = self.settings.listener_port.get();
         let listener4 = listen(netns, Ipv4Addr::LOCALHOST.into(), port)?;
         let listener6 = listen(netns, Ipv6Addr::LOCALHOST.into(), port)?;
         anyhow::ensure!(
@@ -221,22 +309,23 @@ impl Capture {
         );
         let (has4, has6) = (listener4.is_some(), listener6.is_some());
         let origins = {
-            let redirect =
-                self.redirect.lock().map_err(|_| anyhow::anyhow!("the kernel half has panicked"))?;
+            let redirect = lock(&self.redirect)?;
             KernelOrigins { origins: redirect.origins(), netns: cookie, callers: self.callers.clone() }
         };
+        // Those in the node's namespace have one listener for all: the kernel tells them apart.
+        let is_shared = cookie == self.ground.netns.cookie();
         let inlet = proxy.open(Inlet {
-            name: caller_id(&pod.key),
+            name: if is_shared { "node".into() } else { caller_id(&pod.key) },
             listeners: listener4.into_iter().chain(listener6).collect(),
             entrance: Entrance::Mesh(Arc::new(origins)),
         });
-        let port = |there: bool| there.then_some(self.listener_port);
+        let port = |there: bool| there.then_some(self.settings.listener_port);
         self.inlets.insert(cookie, Shared { listener4: port(has4), listener6: port(has6), inlet });
         Ok(())
     }
 
-    /// Forgets the callers of pods that are gone, but not at once: the kernel redirects under the old number until its maps
-    /// are written, and what it redirected then is accepted a little later.
+    /// Forgets the callers of pods that are gone. Where a listener is left, not at once: what the kernel redirected under the
+    /// old number is accepted a little later. Where none is, nothing keeps the namespace any longer.
     fn publish_callers(&mut self) {
         let now = Instant::now();
         let live: HashSet<u32> = self.pods.values().map(|pod| pod.id).collect();
@@ -244,21 +333,26 @@ impl Capture {
         for &id in callers.keys().filter(|id| !live.contains(id)) {
             self.retired.entry(id).or_insert(now);
         }
-        self.retired.retain(|_, since| now.duration_since(*since) < KEEP_RETIRED);
+        let (homes, inlets) = (&self.homes, &self.inlets);
+        self.retired.retain(|id, since| {
+            let has_listener = homes.get(id).is_some_and(|netns| inlets.contains_key(netns));
+            has_listener && now.duration_since(*since) < KEEP_RETIRED
+        });
         callers.retain(|id, _| live.contains(id) || self.retired.contains_key(id));
+        self.homes.retain(|id, _| callers.contains_key(id));
         self.callers.store(Arc::new(callers));
     }
 
     fn workload(&self, pod: &Captured) -> Option<LocalWorkload> {
-        let place = pod.place.as_ref()?;
+        let found = pod.found.as_ref()?;
         let wanted = &pod.wanted;
         // Without a listener the kernel knows the pod all the same, and its fail mode: a program that takes the
         // listener's port first does not get out of a mesh that is closed.
         let is_served = wanted.enrolment.is_enrolled() && pod.failure.is_none();
-        let inlet = self.inlets.get(&place.netns).filter(|_| is_served);
+        let inlet = self.inlets.get(&found.netns.cookie()).filter(|_| is_served);
         Some(LocalWorkload {
             id: pod.id,
-            place: place.place,
+            place: found.place,
             is_enrolled: wanted.enrolment.is_enrolled(),
             listener4: inlet.and_then(|inlet| inlet.listener4),
             listener6: inlet.and_then(|inlet| inlet.listener6),
@@ -269,18 +363,35 @@ impl Capture {
         })
     }
 
-    fn write(&self, snapshot: &Snapshot, workloads: &[LocalWorkload]) -> anyhow::Result<()> {
-        let mut redirect =
-            self.redirect.lock().map_err(|_| anyhow::anyhow!("the kernel half has panicked"))?;
-        let node = plan::Node { event_sample: self.event_sample, ..redirect.node() };
-        let desired =
-            plan::plan(snapshot.captures().chain(probe::captures()), workloads, &node, snapshot.generation());
-        for skipped in &desired.skipped {
-            tracing::debug!(%skipped, "not captured");
+    /// Destinations are looked at only if they may be others than the last time: there are many, and what changes all the time
+    /// is what is behind them.
+    fn write(&mut self, snapshot: &Snapshot, workloads: Vec<LocalWorkload>) -> anyhow::Result<()> {
+        let last = self.written.take();
+        let has_same_captures = last.as_ref().is_some_and(|last| last.snapshot.captures_same(snapshot));
+        let is_same = last.as_ref().is_some_and(|last| {
+            last.workloads == workloads && last.snapshot.generation() == snapshot.generation()
+        });
+        if !(has_same_captures && is_same) {
+            let mut redirect = lock(&self.redirect)?;
+            let node = plan::Node { event_sample: self.settings.event_sample, ..redirect.node() };
+            let generation = snapshot.generation();
+            let (desired, applied) = if has_same_captures {
+                let desired = plan::workloads(&workloads, &node, generation);
+                let applied = redirect.apply_workloads(&desired);
+                (desired, applied)
+            } else {
+                let desired =
+                    plan::plan(snapshot.captures().chain(probe::captures()), &workloads, &node, generation);
+                let applied = redirect.apply(&desired);
+                (desired, applied)
+            };
+            for skipped in &desired.skipped {
+                tracing::debug!(%skipped, "not captured");
+            }
+            let applied = applied.context("the kernel's maps could not be brought up to date")?;
+            tracing::debug!(?applied, generation, "kernel maps in step");
         }
-        let applied =
-            redirect.apply(&desired).context("the kernel's maps could not be brought up to date")?;
-        tracing::debug!(?applied, generation = snapshot.generation(), "kernel maps in step");
+        self.written = Some(Written { snapshot: snapshot.clone(), workloads });
         Ok(())
     }
 
@@ -293,9 +404,11 @@ impl Capture {
             let (capture, reason) = match &pod.failure {
                 _ if !wanted.enrolment.is_enrolled() => ("no", reason()),
                 None => ("yes", reason()),
-                Some(why) => ("failed", why.clone()),
+                Some(Failure::Waiting(why)) => ("waiting", why.clone()),
+                Some(Failure::Failed(why)) => ("failed", why.clone()),
             };
-            let inlet = pod.place.as_ref().and_then(|place| self.inlets.get(&place.netns));
+            let found = pod.found.as_ref();
+            let inlet = found.and_then(|found| self.inlets.get(&found.netns.cookie()));
             json!({
                 "pod": &*caller_id(&wanted.key),
                 "id": pod.id,
@@ -305,10 +418,11 @@ impl Capture {
                 "addresses": wanted.client.addresses,
                 "labels": wanted.client.labels,
                 "service_account": &*wanted.client.service_account,
+                "uid": wanted.uid.map(|uid| uid.to_string()),
                 "host_network": wanted.is_host_network,
-                "netns": wanted.netns,
-                "cgroup": wanted.cgroup,
-                "netns_cookie": pod.place.as_ref().map(|place| place.netns.0),
+                "netns": found.map(|found| found.netns.path()).or(wanted.netns.as_deref()),
+                "cgroup": found.and_then(|found| found.cgroup.as_deref()).or(wanted.cgroup.as_deref()),
+                "netns_cookie": found.map(|found| found.netns.cookie().0),
                 "listener4": inlet.and_then(|inlet| inlet.listener4).map(NonZeroU16::get),
                 "listener6": inlet.and_then(|inlet| inlet.listener6).map(NonZeroU16::get),
                 "complaints": wanted.complaints,
@@ -322,42 +436,8 @@ fn caller_id(key: &Key) -> Arc<str> {
     format!("{}/{}", key.namespace, key.name).into()
 }
 
-/// By the netns annotation, else by a process of its cgroup; a host-network pod is where we are.
-fn find_netns(pod: &LocalPod) -> anyhow::Result<Netns> {
-    if let Some(path) = &pod.netns {
-        return Ok(Netns::open(path)?);
-    }
-    if pod.is_host_network {
-        return Ok(Netns::current()?);
-    }
-    let cgroup = pod.cgroup.as_deref().context(
-        "nothing says where it is: give annotation undermesh.io/netns (path of its network namespace) or undermesh.io/cgroup",
-    )?;
-    let pid = first_process(cgroup)
-        .with_context(|| format!("looking for a process in its cgroup {}", cgroup.display()))?;
-    Ok(Netns::of_pid(pid)?)
-}
-
-/// A process in the cgroup or below it.
-fn first_process(cgroup: &Path) -> anyhow::Result<u32> {
-    let mut folders = vec![cgroup.to_owned()];
-    while let Some(folder) = folders.pop() {
-        let list = std::fs::read_to_string(folder.join("cgroup.procs"))?;
-        if let Some(pid) = list.lines().find_map(|line| line.parse().ok()) {
-            return Ok(pid);
-        }
-        for entry in std::fs::read_dir(&folder)?.flatten() {
-            if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-                folders.push(entry.path());
-            }
-        }
-    }
-    anyhow::bail!("it has no process yet")
-}
-
-fn is_host(redirect: &Mutex<Redirect>, cookie: NetnsCookie) -> anyhow::Result<bool> {
-    let redirect = redirect.lock().map_err(|_| anyhow::anyhow!("the kernel half has panicked"))?;
-    Ok(redirect.node().host_netns == cookie)
+fn lock(redirect: &Mutex<Redirect>) -> anyhow::Result<std::sync::MutexGuard<'_, Redirect>> {
+    redirect.lock().map_err(|_| anyhow::anyhow!("the kernel half has panicked"))
 }
 
 /// `None` if the namespace does not have the address (no IPv6, `lo` down).

@@ -1,6 +1,6 @@
 //! Which pods of this node are in the mesh, and where they are: labels and annotations to facts (DESIGN D9). Pure.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::num::NonZeroU16;
 use std::path::PathBuf;
@@ -9,11 +9,15 @@ use std::sync::Arc;
 use undermesh_core::api::meta::{Key, Resource};
 use undermesh_core::client::Client;
 use undermesh_core::inputs::{Inputs, Objects};
-use undermesh_core::inventory::{Pod, PodPhase};
+use undermesh_core::inventory::{Namespace, Node, Pod, PodPhase, PodUid};
 use undermesh_redirect::plan::{ExcludedPorts, FailMode};
 
 /// On a namespace or pod; `undermesh` enrols, on a pod `none` opts out.
 pub const MODE_LABEL: &str = "istio.io/dataplane-mode";
+/// On a namespace, `enabled`: Istio's own label, which counts where [`Rules::istio_injection`] says so.
+pub const INJECTION_LABEL: &str = "istio-injection";
+/// On a pod, `false`: Istio's way to leave it out of a namespace with [`INJECTION_LABEL`].
+pub const INJECT_LABEL: &str = "sidecar.istio.io/inject";
 /// File mode: the path of the pod's network namespace.
 pub const NETNS_ANNOTATION: &str = "undermesh.io/netns";
 /// File mode: the path of the pod's cgroup.
@@ -28,6 +32,8 @@ pub const FAIL_MODE_ANNOTATION: &str = "undermesh.io/fail-mode";
 pub struct LocalPod {
     /// Namespace and name.
     pub key: Key,
+    /// What its cgroup is named by.
+    pub uid: Option<PodUid>,
     /// Whether it is in the mesh.
     pub enrolment: Enrolment,
     /// Where its network namespace is, if told.
@@ -46,10 +52,28 @@ pub struct LocalPod {
     pub excluded_ports: ExcludedPorts,
     /// Who it is to the rules.
     pub client: Client,
-    /// The pod's labels and the rest.
-    pub pod: Arc<Resource<Pod>>,
     /// Annotations that say nothing we understand; the default is in force in their place.
     pub complaints: Vec<String>,
+}
+
+impl LocalPod {
+    /// Whether nothing but the addresses differs: they come a moment after the pod.
+    pub fn differs_in_addresses_only(&self, other: &Self) -> bool {
+        let Self { address4, address6, .. } = *self;
+        let client = Client { addresses: self.client.addresses.clone(), ..other.client.clone() };
+        self.client == client && *self == Self { address4, address6, client, ..other.clone() }
+    }
+}
+
+/// What enrols a pod on this node, besides [`MODE_LABEL`].
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Rules {
+    /// [`INJECTION_LABEL`] does.
+    pub istio_injection: bool,
+    /// Where the annotations say that a pod is, it is ([`Loaded`](crate::source::files::Loaded)).
+    pub trusts_annotations: bool,
+    /// This process's own pod, which is never enrolled.
+    pub own_pod: Option<PodUid>,
 }
 
 /// Whether a pod is in the mesh, and why.
@@ -59,16 +83,22 @@ pub enum Enrolment {
     ByPod,
     /// By the label of its namespace.
     ByNamespace,
+    /// By Istio's label of its namespace.
+    ByInjection,
     /// The pod's label says `none` (or another data plane's name).
     OptedOut,
     /// Neither it nor its namespace is labelled.
     NotLabelled,
+    /// It brings a proxy of its own.
+    HasSidecar,
+    /// It is the agent's.
+    Agent,
 }
 
 impl Enrolment {
     /// Whether the pod is in the mesh.
     pub fn is_enrolled(self) -> bool {
-        matches!(self, Self::ByPod | Self::ByNamespace)
+        matches!(self, Self::ByPod | Self::ByNamespace | Self::ByInjection)
     }
 
     /// For people.
@@ -76,7 +106,10 @@ impl Enrolment {
         match self {
             Self::ByPod => "label on the pod",
             Self::ByNamespace => "label on the namespace",
+            Self::ByInjection => "label istio-injection on the namespace",
             Self::OptedOut => "the pod's label opts out",
+            Self::HasSidecar => "it has a sidecar: container istio-proxy",
+            Self::Agent => "it is the agent's own",
             Self::NotLabelled => "no label istio.io/dataplane-mode: undermesh on pod or namespace",
         }
     }
@@ -86,28 +119,47 @@ impl Enrolment {
 #[derive(Debug)]
 pub struct LocalPods {
     node: String,
+    rules: Rules,
     /// All pods, as they were the last time.
     pods: Objects<Pod>,
-    local: BTreeSet<Key>,
+    local: BTreeMap<Key, Local>,
 }
+
+/// A pod of this node with what was made of it.
+#[derive(Debug, Default)]
+struct Local {
+    // The objects it was made of.
+    pod: Known<Pod>,
+    namespace: Known<Namespace>,
+    node: Known<Node>,
+    made: Option<Arc<LocalPod>>,
+}
+
+type Known<T> = Option<Arc<Resource<T>>>;
 
 impl LocalPods {
     /// Of the node of this name; none are known yet.
     pub fn new(node: impl Into<String>) -> Self {
-        Self { node: node.into(), pods: Objects::new(), local: BTreeSet::new() }
+        Self { node: node.into(), rules: Rules::default(), pods: Objects::new(), local: BTreeMap::new() }
     }
 
-    /// The pods that run here, by namespace and name. Pods that have ended are not there any more.
-    pub fn of(&mut self, inputs: &Inputs) -> Vec<LocalPod> {
+    /// The pods that run here, by namespace and name. Pods that have ended are not there any more. One that is what it was the
+    /// last time is the same allocation.
+    pub fn of(&mut self, inputs: &Inputs, rules: Rules) -> Vec<Arc<LocalPod>> {
+        if rules != self.rules {
+            self.rules = rules;
+            self.local.values_mut().for_each(|local| local.made = None);
+        }
         for change in self.pods.changes(&inputs.pods) {
             if change.after.is_some_and(|pod| self.runs_here(&pod.spec)) {
-                self.local.insert(change.key.clone());
+                self.local.entry(change.key.clone()).or_default();
             } else {
                 self.local.remove(change.key);
             }
         }
         self.pods = inputs.pods.clone();
-        self.local.iter().filter_map(|key| inputs.pods.get(key)).map(|pod| local_pod(inputs, pod)).collect()
+        let node = inputs.nodes.get(&Key::new("", self.node.as_str()));
+        self.local.iter_mut().filter_map(|(key, local)| local.follow(inputs, rules, key, node)).collect()
     }
 
     fn runs_here(&self, pod: &Pod) -> bool {
@@ -115,17 +167,53 @@ impl LocalPods {
     }
 }
 
-fn local_pod(inputs: &Inputs, pod: &Arc<Resource<Pod>>) -> LocalPod {
+impl Local {
+    fn follow(
+        &mut self,
+        inputs: &Inputs,
+        rules: Rules,
+        key: &Key,
+        node: Option<&Arc<Resource<Node>>>,
+    ) -> Option<Arc<LocalPod>> {
+        fn is_same<T>(one: Option<&Arc<T>>, other: Option<&Arc<T>>) -> bool {
+            one.map(Arc::as_ptr) == other.map(Arc::as_ptr)
+        }
+        let pod = inputs.pods.get(key)?;
+        let namespace = inputs.namespaces.get(&Key::new("", key.namespace.as_str()));
+        let is_known = is_same(self.pod.as_ref(), Some(pod))
+            && is_same(self.namespace.as_ref(), namespace)
+            && is_same(self.node.as_ref(), node);
+        if !is_known || self.made.is_none() {
+            let new = local_pod(inputs, rules, pod);
+            // What comes out the same stays the same to all that are made of it.
+            if self.made.as_deref() != Some(&new) {
+                self.made = Some(Arc::new(new));
+            }
+            (self.pod, self.namespace, self.node) = (Some(pod.clone()), namespace.cloned(), node.cloned());
+        }
+        self.made.clone()
+    }
+}
+
+fn local_pod(inputs: &Inputs, rules: Rules, pod: &Arc<Resource<Pod>>) -> LocalPod {
     let meta = &pod.meta;
     let mut complaints = Vec::new();
     let (fail_mode, complaint) = fail_mode(&meta.annotations);
     complaints.extend(complaint);
     let (excluded_ports, complaint) = excluded_ports(&meta.annotations);
     complaints.extend(complaint);
-    let path = |name| meta.annotations.get(name).map(PathBuf::from);
+    let mut path = |name| {
+        let path = meta.annotations.get(name)?;
+        if !rules.trusts_annotations {
+            complaints.push(format!("{name}: only believed in files; the pod is found by its uid"));
+            return None;
+        }
+        Some(PathBuf::from(path))
+    };
     LocalPod {
         key: meta.key(),
-        enrolment: enrolment(inputs, pod),
+        uid: pod.spec.uid,
+        enrolment: enrolment(inputs, rules, pod),
         netns: path(NETNS_ANNOTATION),
         cgroup: path(CGROUP_ANNOTATION),
         is_host_network: pod.spec.is_host_network,
@@ -134,20 +222,37 @@ fn local_pod(inputs: &Inputs, pod: &Arc<Resource<Pod>>) -> LocalPod {
         fail_mode,
         excluded_ports,
         client: client(inputs, pod),
-        pod: pod.clone(),
         complaints,
     }
 }
 
-fn enrolment(inputs: &Inputs, pod: &Resource<Pod>) -> Enrolment {
-    match pod.meta.labels.get(MODE_LABEL).map(String::as_str) {
+fn enrolment(inputs: &Inputs, rules: Rules, pod: &Resource<Pod>) -> Enrolment {
+    if rules.own_pod.is_some() && pod.spec.uid == rules.own_pod {
+        return Enrolment::Agent;
+    }
+    // Two proxies would each apply the rules.
+    if pod.spec.has_sidecar {
+        return Enrolment::HasSidecar;
+    }
+    let label = |name| pod.meta.labels.get(name).map(String::as_str);
+    match label(MODE_LABEL) {
         Some("undermesh") => return Enrolment::ByPod,
         Some(_) => return Enrolment::OptedOut,
         None => {}
     }
     let namespace = inputs.namespaces.get(&Key::new("", pod.meta.namespace.as_str()));
-    match namespace.and_then(|namespace| namespace.meta.labels.get(MODE_LABEL)).map(String::as_str) {
-        Some("undermesh") => Enrolment::ByNamespace,
+    let of_namespace = |name| namespace.and_then(|it| it.meta.labels.get(name)).map(String::as_str);
+    match of_namespace(MODE_LABEL) {
+        Some("undermesh") => return Enrolment::ByNamespace,
+        // Another data plane's, or nobody's.
+        Some(_) => return Enrolment::NotLabelled,
+        None => {}
+    }
+    let inject =
+        || label(INJECT_LABEL).or_else(|| pod.meta.annotations.get(INJECT_LABEL).map(String::as_str));
+    match of_namespace(INJECTION_LABEL) {
+        Some("enabled") if rules.istio_injection && inject() == Some("false") => Enrolment::OptedOut,
+        Some("enabled") if rules.istio_injection => Enrolment::ByInjection,
         _ => Enrolment::NotLabelled,
     }
 }
@@ -197,90 +302,4 @@ fn excluded_ports(annotations: &BTreeMap<String, String>) -> (ExcludedPorts, Opt
 }
 
 #[cfg(test)]
-mod tests {
-    use serde_json::{Value, json};
-    use undermesh_core::api;
-
-    use super::*;
-
-    fn inputs(objects: impl IntoIterator<Item = Value>) -> Inputs {
-        let mut inputs = Inputs::default();
-        for value in objects {
-            let parsed = api::parse(value, Default::default());
-            assert!(parsed.diagnostics.is_empty(), "{:?}", parsed.diagnostics);
-            inputs.insert(parsed.object.unwrap());
-        }
-        inputs
-    }
-
-    fn pod(labels: &Value, annotations: &Value) -> Value {
-        json!({"apiVersion": "v1", "kind": "Pod",
-            "metadata": {"name": "a", "namespace": "ns1", "labels": labels, "annotations": annotations},
-            "spec": {"nodeName": "n1"}, "status": {"podIPs": [{"ip": "10.1.0.2"}, {"ip": "fd00::2"}]}})
-    }
-
-    fn namespace(labels: &Value) -> Value {
-        json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "ns1", "labels": labels}})
-    }
-
-    fn local_pods(inputs: &Inputs, node: &str) -> Vec<LocalPod> {
-        LocalPods::new(node).of(inputs)
-    }
-
-    #[test]
-    fn pods_come_and_go_with_the_inputs() {
-        let mut pods = LocalPods::new("n1");
-        let mut inputs = inputs([pod(&json!({}), &json!({}))]);
-        assert_eq!(pods.of(&inputs).len(), 1);
-        assert_eq!(pods.of(&inputs).len(), 1);
-        let mut moved = pod(&json!({}), &json!({}));
-        moved["spec"]["nodeName"] = json!("n2");
-        inputs.insert(api::parse(moved, Default::default()).object.unwrap());
-        assert_eq!(pods.of(&inputs).len(), 0);
-        inputs.insert(api::parse(pod(&json!({}), &json!({})), Default::default()).object.unwrap());
-        assert_eq!(pods.of(&inputs).len(), 1);
-        inputs.pods.remove(&Key::new("ns1", "a"));
-        assert_eq!(pods.of(&inputs).len(), 0);
-    }
-
-    #[test]
-    fn the_pods_label_beats_the_namespaces() {
-        let mode = |mode: &str| json!({MODE_LABEL: mode});
-        for (namespace_label, pod_label, want) in [
-            (json!({}), json!({}), Enrolment::NotLabelled),
-            (mode("undermesh"), json!({}), Enrolment::ByNamespace),
-            (mode("ambient"), json!({}), Enrolment::NotLabelled),
-            (json!({}), mode("undermesh"), Enrolment::ByPod),
-            (mode("undermesh"), mode("none"), Enrolment::OptedOut),
-        ] {
-            let inputs = inputs([namespace(&namespace_label), pod(&pod_label, &json!({}))]);
-            assert_eq!(local_pods(&inputs, "n1")[0].enrolment, want);
-        }
-    }
-
-    #[test]
-    fn only_pods_of_this_node_are_local() {
-        let inputs = inputs([pod(&json!({}), &json!({}))]);
-        assert_eq!(local_pods(&inputs, "n1").len(), 1);
-        assert_eq!(local_pods(&inputs, "n2").len(), 0);
-    }
-
-    #[test]
-    fn annotations_are_read_and_nonsense_is_complained_about() {
-        let good = json!({NETNS_ANNOTATION: "/run/netns/a", FAIL_MODE_ANNOTATION: "closed", EXCLUDE_PORTS_ANNOTATION: "25, 53"});
-        let pods = local_pods(&inputs([pod(&json!({}), &good)]), "n1");
-        let ports = ExcludedPorts::new([25, 53].map(|port| NonZeroU16::new(port).unwrap())).unwrap();
-        assert_eq!(pods[0].netns.as_deref(), Some("/run/netns/a".as_ref()));
-        assert_eq!(
-            (pods[0].fail_mode, pods[0].excluded_ports, pods[0].complaints.len()),
-            (FailMode::Closed, ports, 0)
-        );
-        assert_eq!(pods[0].address4, Some(Ipv4Addr::new(10, 1, 0, 2)));
-        assert_eq!(pods[0].address6, Some("fd00::2".parse().unwrap()));
-
-        let bad = json!({FAIL_MODE_ANNOTATION: "ajar", EXCLUDE_PORTS_ANNOTATION: "0"});
-        let pods = local_pods(&inputs([pod(&json!({}), &bad)]), "n1");
-        assert_eq!((pods[0].fail_mode, pods[0].excluded_ports), (FailMode::Open, ExcludedPorts::default()));
-        assert_eq!(pods[0].complaints.len(), 2, "{:?}", pods[0].complaints);
-    }
-}
+mod tests;

@@ -27,6 +27,8 @@ pub struct Published {
 pub struct Config {
     /// The objects in force.
     pub inputs: Inputs,
+    /// As of [`Loaded`].
+    pub trusts_annotations: bool,
     /// All that is wrong with them, and with those that are not.
     pub diagnostics: Vec<Diagnostic>,
     /// The generation made of it.
@@ -65,6 +67,7 @@ impl Published {
         );
         self.config.store(Arc::new(Config {
             inputs: loaded.inputs,
+            trusts_annotations: loaded.trusts_annotations,
             diagnostics,
             generation,
             since: Some(SystemTime::now()),

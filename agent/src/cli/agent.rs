@@ -28,10 +28,20 @@ pub(super) struct Args {
     /// This node's name: pods with this spec.nodeName are captured. Default: the host name.
     #[arg(long, env = "NODE_NAME", value_name = "NAME")]
     node: Option<String>,
-    /// The cgroup at which to attach: the root of the pods' part of cgroup2. Default: kubepods below the cgroup2 mount,
-    /// else the mount itself.
+    /// Where the node's cgroup2 is mounted, or a part of it. The kernel programs are attached to the pods' part of it
+    /// (kubepods, kubepods.slice, ...) if there is one, else to all of it. Default: the mount that shows most.
     #[arg(long, env = "UNDERMESH_CGROUP", value_name = "PATH")]
     cgroup: Option<PathBuf>,
+    /// The node's /proc, in which the pods' processes are found: in a container, with hostPID.
+    #[arg(long, default_value = "/proc", env = "UNDERMESH_PROC", value_name = "PATH")]
+    proc: PathBuf,
+    /// The node's own network namespace, such as /proc/1/ns/net. Default: that in which the agent runs.
+    #[arg(long, env = "UNDERMESH_NODE_NETNS", value_name = "PATH")]
+    node_netns: Option<PathBuf>,
+    /// The label istio-injection: enabled on a namespace enrols its pods, too (sidecar.istio.io/inject: "false" on a pod
+    /// leaves it out).
+    #[arg(long, env = "UNDERMESH_ENROL_ISTIO_INJECTION")]
+    enrol_istio_injection: bool,
     /// The port of the proxy's listeners inside the pods.
     #[arg(long, default_value_t = capture::DEFAULT_LISTENER_PORT, value_name = "PORT")]
     listener_port: NonZeroU16,
@@ -107,6 +117,9 @@ impl Args {
             common: self.common.settings(),
             node,
             cgroup: self.cgroup,
+            proc: self.proc,
+            node_netns: self.node_netns,
+            enrol_istio_injection: self.enrol_istio_injection,
             listener_port: self.listener_port,
             event_sample: self.sample_events,
         })?;

@@ -45,6 +45,8 @@ pub struct FilesSource {
     loaded: Scan,
     /// A change seen by `changed`, and for how many polls.
     pending: Option<(Scan, u32)>,
+    /// When `changed` looks next: it goes on where it was when it is dropped.
+    next_poll: Option<tokio::time::Instant>,
 }
 
 #[derive(Debug)]
@@ -62,6 +64,9 @@ pub struct Loaded {
     pub inputs: Inputs,
     /// All that is to be said about the files, in path order. References between objects are `compile`'s to check.
     pub diagnostics: Vec<Diagnostic>,
+    /// Whether a pod's annotations are believed when they say where on the node it is: who writes them must be who runs the
+    /// node, as with files. In a cluster anybody who may make a pod writes them.
+    pub trusts_annotations: bool,
 }
 
 /// What one text says, such as standard input. `name` is what diagnostics call it.
@@ -86,6 +91,7 @@ impl FilesSource {
             in_force: BTreeMap::new(),
             loaded: Scan::default(),
             pending: None,
+            next_poll: None,
         }
     }
 
@@ -128,12 +134,15 @@ impl FilesSource {
     /// at most a second after the change. May be dropped and called again at any time.
     pub async fn changed(&mut self) {
         loop {
-            tokio::time::sleep(POLL).await;
+            let now = tokio::time::Instant::now();
+            tokio::time::sleep_until(*self.next_poll.get_or_insert(now + POLL)).await;
             let roots = self.roots.clone();
             let Ok(now) = tokio::task::spawn_blocking(move || scan::scan(&roots)).await else {
                 // Only when the runtime shuts down.
+                self.next_poll = None;
                 continue;
             };
+            self.next_poll = None;
             if now == self.loaded {
                 self.pending = None;
                 continue;
@@ -212,7 +221,7 @@ impl FilesSource {
             inputs.insert(object.clone());
         }
         self.in_force = in_force;
-        Loaded { inputs, diagnostics }
+        Loaded { inputs, diagnostics, trusts_annotations: true }
     }
 }
 

@@ -327,6 +327,24 @@ async fn is_quiet(source: &mut FilesSource) -> bool {
 }
 
 #[tokio::test]
+async fn a_change_is_seen_though_the_wait_for_it_is_begun_again_and_again() {
+    let folder = Folder::new();
+    folder.write("a.yaml", &service("one", 1));
+    let mut source = folder.source();
+    source.load();
+    folder.write("a.yaml", &service("other", 1));
+    let seen = async {
+        loop {
+            tokio::select! {
+                () = source.changed() => break,
+                () = tokio::time::sleep(POLL / 10) => {}
+            }
+        }
+    };
+    tokio::time::timeout(POLL * 40, seen).await.expect("the change");
+}
+
+#[tokio::test]
 async fn a_change_is_seen_and_no_change_is_not() {
     let folder = Folder::new();
     folder.write("a.yaml", &service("one", 1));
