@@ -45,9 +45,29 @@ impl Agent {
         command.args(["agent", "--node", node.name(), "--workers", "1"]);
         command.arg("--config").arg(config).arg("--admin-socket").arg(&socket);
         command.arg("--cgroup").arg(cgroup);
+        Self::start_with(node, &command, program, socket)
+    }
+
+    /// Starts the agent in `pod`, as a DaemonSet does: in the pod's network namespace, in a cgroup below the pods' root, with
+    /// a cgroup namespace of its own.
+    pub fn start_in(pod: &Pod, program: &Path, config: &Path, run: &Path) -> anyhow::Result<Self> {
+        let socket = run.join(format!("{}.sock", pod.node().name()));
+        let mut command = Command::new("unshare");
+        command.arg("--cgroup").arg(program);
+        command.args(["agent", "--node", pod.node().name(), "--workers", "1"]);
+        command.arg("--config").arg(config).arg("--admin-socket").arg(&socket);
+        command.arg("--cgroup").arg(pod.node().pods_cgroup());
+        command.arg("--node-netns").arg(pod.node().netns().path());
+        let _ = std::fs::remove_file(&socket);
+        let process = pod.spawn("agent", &command)?;
+        Self { process, program: program.to_owned(), socket }.answering()
+    }
+
+    /// Starts `command` as the agent of `node`, with its admin socket at `socket`, and waits until it answers.
+    fn start_with(node: &Node, command: &Command, program: &Path, socket: PathBuf) -> anyhow::Result<Self> {
         // A previous agent that was killed leaves its socket, at which this one would seem to answer.
         let _ = std::fs::remove_file(&socket);
-        let process = node.spawn("agent", &command)?;
+        let process = node.spawn("agent", command)?;
         Self { process, program: program.to_owned(), socket }.answering()
     }
 
@@ -128,6 +148,11 @@ impl Agent {
         let bpf = self.ask(&["bpf"])?;
         let programs = bpf.get("programs").and_then(Value::as_array).context("bpf lists no programs")?;
         Ok(programs.iter().filter_map(|p| u32::try_from(p.get("id")?.as_u64()?).ok()).collect())
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.process.pid()
     }
 
     /// Where it answers.

@@ -49,7 +49,7 @@ pub use link::{Prefix, Step, configure, settle};
 pub use manifest::{PodSpec, Port};
 pub use netns::NetNs;
 pub use node::{FABRIC_BRIDGE, Node, SERVICE_CIDR_V4, SERVICE_CIDR_V6};
-pub use pod::Pod;
+pub use pod::{Layout, Pod};
 pub use process::{Finished, Process, last_lines};
 pub use requirement::{Unmet, can_make_namespaces_here, can_run_here, require};
 pub use wait::wait_until;

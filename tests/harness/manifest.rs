@@ -17,6 +17,12 @@ pub struct PodSpec {
     pub service_account: Option<String>,
     /// `spec.containers[0].ports`
     pub ports: Vec<Port>,
+    /// Names of containers besides `main`.
+    pub more_containers: Vec<String>,
+    /// It says nothing of where it is on its node: it is to be found by its uid, as in a cluster.
+    pub is_unannotated: bool,
+    /// It has no addresses yet, and is pending.
+    pub is_pending: bool,
 }
 
 /// A container port.
@@ -42,6 +48,25 @@ impl PodSpec {
         self
     }
 
+    /// And this container.
+    #[must_use]
+    pub fn container(mut self, name: &str) -> Self {
+        self.more_containers.push(name.to_owned());
+        self
+    }
+
+    /// As in a cluster: see [`PodSpec::is_unannotated`].
+    #[must_use]
+    pub fn unannotated(self) -> Self {
+        Self { is_unannotated: true, ..self }
+    }
+
+    /// Just made: see [`PodSpec::is_pending`].
+    #[must_use]
+    pub fn pending(self) -> Self {
+        Self { is_pending: true, ..self }
+    }
+
     /// And this annotation.
     #[must_use]
     pub fn annotation(mut self, key: &str, value: &str) -> Self {
@@ -54,8 +79,10 @@ impl Pod {
     /// The YAML of this running, ready pod.
     pub fn manifest(&self, spec: &PodSpec) -> String {
         let mut annotations = spec.annotations.clone();
-        annotations.insert("undermesh.io/netns".into(), self.netns().path().display().to_string());
-        annotations.insert("undermesh.io/cgroup".into(), self.cgroup().display().to_string());
+        if !spec.is_unannotated {
+            annotations.insert("undermesh.io/netns".into(), self.netns().path().display().to_string());
+            annotations.insert("undermesh.io/cgroup".into(), self.cgroup().display().to_string());
+        }
         let [v4, v6] = self.addresses();
         let mut out = String::new();
         let mut line = |indent: usize, text: &str| {
@@ -95,7 +122,15 @@ impl Pod {
                 line(8, &format!("  containerPort: {}", port.number));
             }
         }
+        for name in &spec.more_containers {
+            line(4, &format!("- name: {}", quoted(name)));
+            line(4, "  image: local");
+        }
         line(0, "status:");
+        if spec.is_pending {
+            line(2, "phase: Pending");
+            return out;
+        }
         line(2, "phase: Running");
         line(2, &format!("hostIP: {}", self.node().address()));
         line(2, &format!("podIP: {v4}"));

@@ -10,7 +10,7 @@ use anyhow::{Context as _, ensure};
 
 use crate::link::{Prefix, Step, configure, settle};
 use crate::netns::NetNs;
-use crate::pod::Pod;
+use crate::pod::{Layout, Pod};
 use crate::process::{Place, Process};
 use crate::world::World;
 use crate::{cgroup, leftovers};
@@ -109,6 +109,11 @@ impl Node {
 
     /// A pod with addresses, a namespace and a cgroup of its own, and nothing running in it.
     pub fn pod(&self, namespace: &str, name: &str) -> anyhow::Result<Pod> {
+        self.pod_laid_out(namespace, name, Layout::default())
+    }
+
+    /// Likewise, with cgroups named in another way.
+    pub fn pod_laid_out(&self, namespace: &str, name: &str, layout: Layout) -> anyhow::Result<Pod> {
         let last = self.0.pods.fetch_add(1, Ordering::Relaxed);
         ensure!(usize::from(last) <= MOST, "at most {MOST} pods on a node");
         let file = format!("{namespace}.{name}");
@@ -153,13 +158,13 @@ impl Node {
             ],
         )
         .with_context(|| format!("pod {namespace}/{name}"))?;
-        Pod::create(self, namespace, name, netns, addresses, false)
+        Pod::create(self, (namespace, name), netns, addresses, false, layout)
     }
 
     /// A pod with `hostNetwork: true`: the node's namespace and addresses, but a cgroup of its own.
     pub fn host_network_pod(&self, namespace: &str, name: &str) -> anyhow::Result<Pod> {
         let addresses = [self.address().into(), self.address_v6().into()];
-        Pod::create(self, namespace, name, self.netns().clone(), addresses, true)
+        Pod::create(self, (namespace, name), self.netns().clone(), addresses, true, Layout::default())
     }
 
     /// Starts a process of the node itself, such as the agent: in its namespace, outside the pods' cgroup.

@@ -1,7 +1,7 @@
 //! A pod: what an application sees of its node.
 
 use std::net::{IpAddr, SocketAddr};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
@@ -10,6 +10,39 @@ use crate::link::{Step, configure};
 use crate::netns::NetNs;
 use crate::node::Node;
 use crate::process::{Finished, Process};
+
+/// How a kubelet and its cgroup driver name the cgroups of a best-effort pod.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Layout {
+    /// `kubepods/besteffort/pod<uid>/<container>`
+    #[default]
+    Cgroupfs,
+    /// `kubepods.slice/kubepods-besteffort.slice/kubepods-besteffort-pod<uid>.slice/cri-containerd-<id>.scope`
+    Systemd,
+    /// As `Systemd`, below `kubelet.slice`, as kind has it.
+    Kind,
+}
+
+impl Layout {
+    fn pod(self, uid: &str) -> PathBuf {
+        let slice = |root: &str| {
+            let uid = uid.replace('-', "_");
+            format!("{root}.slice/{root}-besteffort.slice/{root}-besteffort-pod{uid}.slice")
+        };
+        match self {
+            Self::Cgroupfs => format!("kubepods/besteffort/pod{uid}").into(),
+            Self::Systemd => slice("kubepods").into(),
+            Self::Kind => format!("kubelet.slice/{}", slice("kubelet-kubepods")).into(),
+        }
+    }
+
+    fn container(self) -> &'static str {
+        match self {
+            Self::Cgroupfs => "main",
+            Self::Systemd | Self::Kind => "cri-containerd-8c1f2a.scope",
+        }
+    }
+}
 
 /// A pod of a [`Node`]. Cheap to clone; the world owns what it stands for.
 #[derive(Debug, Clone)]
@@ -21,16 +54,17 @@ pub struct Pod {
     netns: NetNs,
     addresses: [IpAddr; 2],
     host_network: bool,
+    layout: Layout,
 }
 
 impl Pod {
     pub(crate) fn create(
         node: &Node,
-        namespace: &str,
-        name: &str,
+        (namespace, name): (&str, &str),
         netns: NetNs,
         addresses: [IpAddr; 2],
         host_network: bool,
+        layout: Layout,
     ) -> anyhow::Result<Self> {
         let pod = Self {
             node: node.clone(),
@@ -40,6 +74,7 @@ impl Pod {
             netns,
             addresses,
             host_network,
+            layout,
         };
         cgroup::create(&pod.container_cgroup())?;
         Ok(pod)
@@ -47,6 +82,7 @@ impl Pod {
 
     /// Starts a process in the pod, as its container runtime would.
     pub fn spawn(&self, name: &str, command: &Command) -> anyhow::Result<Process> {
+        cgroup::create(&self.container_cgroup())?;
         self.node.start(
             &self.netns,
             &self.container_cgroup(),
@@ -58,6 +94,23 @@ impl Pod {
     /// Runs a process in the pod to its end; one that takes longer than `limit` is killed and an error.
     pub fn run(&self, name: &str, command: &Command, limit: Duration) -> anyhow::Result<Finished> {
         self.spawn(name, command)?.finish(limit)
+    }
+
+    /// Starts its first process the way that runc does: in the node's network namespace, moved into the pod's cgroup, and
+    /// only then, after `pause`, in the pod's namespace. It says the time, in seconds of the epoch, when it goes there.
+    pub fn spawn_as_runc(&self, name: &str, command: &Command, pause: Duration) -> anyhow::Result<Process> {
+        const JOIN: &str = r#"sleep "$1"; netns=$2; shift 2; date +%s.%N; exec nsenter --net="$netns" "$@""#;
+        cgroup::create(&self.container_cgroup())?;
+        let mut shell = Command::new("/bin/sh");
+        shell.args(["-c", JOIN, "sh", &pause.as_secs_f64().to_string()]).arg(self.netns.path());
+        shell.arg(command.get_program()).args(command.get_args());
+        let name = format!("{}.{}.{name}", self.namespace, self.name);
+        self.node.start(self.node.netns(), &self.container_cgroup(), &name, &shell)
+    }
+
+    /// Ends all in it and removes its cgroup, as the kubelet does when it goes; the file that holds its namespace stays.
+    pub fn end(&self) -> anyhow::Result<()> {
+        cgroup::remove(&self.cgroup())
     }
 
     /// Gives it one more address, as a load balancer's direct server return or a keepalived pair does with a service
@@ -118,12 +171,11 @@ impl Pod {
 
     /// Its cgroup, above those of its containers; laid out as the kubelet does for a best-effort pod.
     pub fn cgroup(&self) -> PathBuf {
-        let kubepods: &Path = Path::new("kubepods/besteffort");
-        self.node.pods_cgroup().join(kubepods).join(format!("pod{}", self.uid))
+        self.node.pods_cgroup().join(self.layout.pod(&self.uid))
     }
 
     fn container_cgroup(&self) -> PathBuf {
-        self.cgroup().join("main")
+        self.cgroup().join(self.layout.container())
     }
 }
 

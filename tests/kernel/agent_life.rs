@@ -1,36 +1,13 @@
-//! An agent among the processes it watches over, and the end of one that is asked to end.
+//! The end of an agent that is asked to end.
 
 use std::time::Duration;
 
-use undermesh_tests::{Agent, Binaries, wait_until};
+use undermesh_tests::wait_until;
 
-use crate::mesh::{LIMIT, Mesh, WEB, field, mark, said};
+use crate::mesh::{LIMIT, Mesh, field, mark};
 
 const DELAY: Duration = Duration::from_secs(3);
 const SOON: Duration = Duration::from_secs(15);
-
-#[test]
-fn an_agent_below_its_own_attach_point_is_exempt() -> anyhow::Result<()> {
-    let Some(mut mesh) = Mesh::set("an_agent_below_its_own_attach_point_is_exempt")? else { return Ok(()) };
-    // Beside the pods' cgroup, as the harness attaches, its connections never meet the programs.
-    let (answer, counted) = mesh.counted(|| mesh.get(&mesh.a, WEB))?;
-    assert_eq!((mark(&answer), counted.get("own_traffic")), (Some("for a"), None), "{counted:?}");
-
-    mesh.agent.take().expect("it runs").terminate(SOON)?.success("agent")?;
-    let pods = mesh.node.pods_cgroup();
-    let above = pods.parent().expect("the node's cgroup is above its pods'");
-    let program = &Binaries::for_tests()?.undermesh;
-    let agent =
-        Agent::start_attached(above, &mesh.node, program, mesh.config.folder(), &mesh.world.folder())?;
-    mesh.agent = Some(agent);
-    mesh.agent.as_mut().expect("just started").wait_captured(5)?;
-    // The endpoint's address is captured too (headless web-direct): an agent that met itself would go round in circles.
-    let (answer, counted) = mesh.counted(|| mesh.get(&mesh.a, WEB))?;
-    assert_eq!((answer["status"].as_u64(), mark(&answer)), (Some(200), Some("for a")), "{answer}");
-    assert!(said(&answer)["headers"].is_object(), "from the server itself: {answer}");
-    assert_eq!((counted.get("redirected4"), counted.get("own_traffic")), (Some(&1), Some(&1)), "{counted:?}");
-    Ok(())
-}
 
 #[test]
 fn an_agent_that_is_told_to_end_answers_what_it_has_begun_while_new_connections_go_past_it()
