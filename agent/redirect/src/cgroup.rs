@@ -59,7 +59,7 @@ impl AttachPoint {
             // Of several (the kubelet's driver was changed, and the old ones are still there) all count.
             _ => top.clone(),
         };
-        let unreadable = |source| Error::CgroupUnreadable { path: path.clone(), source };
+        let unreadable = |cause| Error::CgroupUnreadable { path: path.clone(), cause };
         let directory = File::open(&path).map_err(unreadable)?;
         if !is_cgroup2(&directory) {
             return Err(Error::NotCgroup2 { path, mount });
@@ -72,7 +72,7 @@ impl AttachPoint {
             None => None,
             Some(own) => {
                 let own_id = CgroupId::of_path(&own)
-                    .map_err(|source| Error::CgroupUnreadable { path: own.clone(), source })?;
+                    .map_err(|cause| Error::CgroupUnreadable { path: own.clone(), cause })?;
                 if own_id == id {
                     return Err(Error::OwnCgroup { path });
                 }
@@ -85,7 +85,7 @@ impl AttachPoint {
 }
 
 fn read(path: &str, what: &'static str) -> Result<String, Error> {
-    fs::read_to_string(path).map_err(|source| Error::Environment { what, source })
+    fs::read_to_string(path).map_err(|cause| Error::Environment { what, cause })
 }
 
 fn is_cgroup2(directory: &File) -> bool {
@@ -139,7 +139,7 @@ fn unescape(field: &str) -> String {
 /// The directory at or below `top` in whose `cgroup.procs` this process is.
 fn own(top: &Path) -> Result<Option<PathBuf>, Error> {
     find_process(top, &std::process::id().to_string())
-        .map_err(|source| Error::Environment { what: "the agent's own cgroup", source })
+        .map_err(|cause| Error::Environment { what: "the agent's own cgroup", cause })
 }
 
 fn find_process(directory: &Path, pid: &str) -> io::Result<Option<PathBuf>> {

@@ -1,4 +1,7 @@
 //! What can go wrong between the agent and the kernel, each with what to do about it.
+//!
+//! A message has its cause in it; what the system said is all there is of it, so it is no `source`, which would be printed
+//! a second time. An error of aya's has a cause of its own and is one.
 
 use std::io;
 use std::path::PathBuf;
@@ -39,12 +42,12 @@ pub enum Error {
         missing: String,
     },
     /// The attach point cannot be opened.
-    #[error("cannot open the cgroup {path}: {source}")]
+    #[error("cannot open the cgroup {path}: {cause}")]
     CgroupUnreadable {
         /// As asked for or found.
         path: PathBuf,
         /// What the system said.
-        source: io::Error,
+        cause: io::Error,
     },
     /// The attach point is on another file system.
     #[error("{path} is no directory of a cgroup2 file system: give a path below {mount}")]
@@ -65,14 +68,14 @@ pub enum Error {
         path: PathBuf,
     },
     /// The object named in the environment cannot be read.
-    #[error("cannot read the BPF object {path}, named by {variable}: {source}")]
+    #[error("cannot read the BPF object {path}, named by {variable}: {cause}")]
     ObjectUnreadable {
         /// The path.
         path: PathBuf,
         /// The environment variable.
         variable: &'static str,
         /// What the system said.
-        source: io::Error,
+        cause: io::Error,
     },
     /// The object does not load at all.
     #[error("the kernel does not take the BPF object: {0}")]
@@ -142,22 +145,22 @@ pub enum Error {
         limit: u32,
     },
     /// A map could not be read or written.
-    #[error("cannot {operation} the BPF map {map}: {source}")]
+    #[error("cannot {operation} the BPF map {map}: {cause}")]
     MapAccess {
         /// The map.
         map: &'static str,
         /// `read`, `write`, ...
         operation: &'static str,
         /// What the kernel said.
-        source: io::Error,
+        cause: io::Error,
     },
     /// Something about the agent's own process could not be found out.
-    #[error("cannot find out {what}: {source}")]
+    #[error("cannot find out {what}: {cause}")]
     Environment {
         /// The fact.
         what: &'static str,
         /// What the system said.
-        source: io::Error,
+        cause: io::Error,
     },
     /// The agent's own network namespace cannot be examined.
     #[error(transparent)]

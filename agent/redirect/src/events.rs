@@ -46,7 +46,7 @@ impl Counters {
             }
         }
         let cpus = aya::util::nr_cpus()
-            .map_err(|(_, source)| Error::Environment { what: "the number of CPUs", source })?;
+            .map_err(|(_, cause)| Error::Environment { what: "the number of CPUs", cause })?;
         Ok(Self { map, cpus })
     }
 

@@ -97,7 +97,7 @@ impl<K, V> AsFd for TypedMap<K, V> {
 
 /// Names the map in an error.
 pub(crate) fn access(map: &'static str, operation: &'static str) -> impl Fn(io::Error) -> Error {
-    move |source| Error::MapAccess { map, operation, source }
+    move |cause| Error::MapAccess { map, operation, cause }
 }
 
 /// What is behind aya's enum, for the kinds that the object has.

@@ -28,20 +28,20 @@ pub struct NetnsCookie(pub u64);
 #[non_exhaustive]
 pub enum NetnsError {
     /// The path or process is not there, or no namespace.
-    #[error("cannot open the network namespace {netns}: {source}")]
+    #[error("cannot open the network namespace {netns}: {cause}")]
     Open {
         /// The path.
         netns: PathBuf,
         /// What the system said.
-        source: io::Error,
+        cause: io::Error,
     },
     /// setns(2) failed.
-    #[error("cannot enter the network namespace {netns}: {source} (this needs CAP_SYS_ADMIN)")]
+    #[error("cannot enter the network namespace {netns}: {cause} (this needs CAP_SYS_ADMIN)")]
     Enter {
         /// The path.
         netns: PathBuf,
         /// What the system said.
-        source: io::Error,
+        cause: io::Error,
     },
     /// A program of the pod listens there already.
     #[error(
@@ -63,14 +63,14 @@ pub enum NetnsError {
         address: SocketAddr,
     },
     /// Any other failure with a socket.
-    #[error("cannot {operation} in the network namespace {netns}: {source}")]
+    #[error("cannot {operation} in the network namespace {netns}: {cause}")]
     Socket {
         /// What was tried.
         operation: &'static str,
         /// The path.
         netns: PathBuf,
         /// What the system said.
-        source: io::Error,
+        cause: io::Error,
     },
 }
 
@@ -90,7 +90,7 @@ impl Netns {
             let metadata = handle.metadata()?;
             Ok((handle, (metadata.dev(), metadata.ino())))
         });
-        let (handle, identity) = opened.map_err(|source| NetnsError::Open { netns: path.clone(), source })?;
+        let (handle, identity) = opened.map_err(|cause| NetnsError::Open { netns: path.clone(), cause })?;
         let mut netns = Self { handle, path, cookie: NetnsCookie(0), identity };
         netns.cookie =
             netns.enter(own_cookie)?.map_err(|source| netns.socket_error("ask for the cookie", source))?;
@@ -130,7 +130,7 @@ impl Netns {
     /// Runs `work` in the namespace, on the calling thread, which is back in its own namespace afterwards, also when
     /// `work` panics.
     pub fn enter<T>(&self, work: impl FnOnce() -> T) -> Result<T, NetnsError> {
-        let error = |source| NetnsError::Enter { netns: self.path.clone(), source };
+        let error = |cause| NetnsError::Enter { netns: self.path.clone(), cause };
         let home = Home::take().map_err(error)?;
         move_into(&self.handle).map_err(error)?;
         let way_back = WayBack(Some(home));
@@ -155,8 +155,8 @@ impl Netns {
         self.enter(|| tcp(domain))?.map_err(|source| self.socket_error("make a socket", source))
     }
 
-    fn socket_error(&self, operation: &'static str, source: io::Error) -> NetnsError {
-        NetnsError::Socket { operation, netns: self.path.clone(), source }
+    fn socket_error(&self, operation: &'static str, cause: io::Error) -> NetnsError {
+        NetnsError::Socket { operation, netns: self.path.clone(), cause }
     }
 }
 
@@ -245,6 +245,13 @@ mod tests {
     fn what_is_no_namespace_is_named_in_the_error() {
         let error = Netns::open("/nowhere/at/all").unwrap_err().to_string();
         assert!(error.contains("/nowhere/at/all"), "{error}");
+    }
+
+    #[test]
+    fn what_the_system_said_is_said_once() {
+        use std::error::Error as _;
+        let error = Netns::open("/nowhere/at/all").unwrap_err();
+        assert!(error.to_string().contains("os error 2") && error.source().is_none(), "{error}");
     }
 
     #[test]

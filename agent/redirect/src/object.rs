@@ -40,10 +40,10 @@ pub(crate) fn load(limits: &Limits) -> Result<Ebpf, Error> {
         Some(path) => {
             let path = PathBuf::from(path);
             tracing::warn!(path = %path.display(), "loading a BPF object other than the embedded one");
-            let bytes = std::fs::read(&path).map_err(|source| Error::ObjectUnreadable {
+            let bytes = std::fs::read(&path).map_err(|cause| Error::ObjectUnreadable {
                 path,
                 variable: OBJECT_VARIABLE,
-                source,
+                cause,
             })?;
             load_bytes(&bytes, limits)
         }

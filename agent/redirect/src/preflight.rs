@@ -19,7 +19,7 @@ pub(crate) fn check() -> Result<(), Error> {
         return Err(Error::NoBtf(BTF.into()));
     }
     let sets = rustix::thread::capabilities(None)
-        .map_err(|error| Error::Environment { what: "the agent's capabilities", source: error.into() })?;
+        .map_err(|error| Error::Environment { what: "the agent's capabilities", cause: error.into() })?;
     capabilities(sets.effective)
 }
 
