@@ -6,11 +6,10 @@ mod diagnostics;
 mod doctor;
 mod dump;
 pub mod explain;
-
 mod server;
+mod socket;
 
 use std::net::SocketAddr;
-use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
@@ -24,6 +23,8 @@ use undermesh_proxy::access_log::Sink;
 use undermesh_redirect::Redirect;
 
 use crate::app::publish::Published;
+
+pub use socket::Socket;
 
 /// Where an agent listens unless told otherwise.
 pub const DEFAULT_SOCKET: &str = "/run/undermesh/admin.sock";
@@ -64,16 +65,17 @@ pub struct Admin {
     state: Arc<State>,
     end: watch::Sender<bool>,
     thread: JoinHandle<()>,
-    socket: std::path::PathBuf,
+    /// Removed at the end.
+    _socket: socket::Place,
 }
 
 impl Admin {
-    /// Starts to answer. A socket file that nobody answers at is replaced.
+    /// Starts to answer.
     ///
     /// # Errors
-    /// The socket or address cannot be listened on, or another agent answers at the socket.
-    pub fn start(socket: &Path, metrics: Option<SocketAddr>, state: State) -> anyhow::Result<Self> {
-        let listener = server::unix_listener(socket)?;
+    /// The address cannot be listened on.
+    pub fn start(socket: Socket, metrics: Option<SocketAddr>, state: State) -> anyhow::Result<Self> {
+        let (listener, place) = socket.into_parts();
         let metrics = metrics
             .map(|address| {
                 std::net::TcpListener::bind(address).with_context(|| format!("the metrics address {address}"))
@@ -85,7 +87,7 @@ impl Admin {
             let state = state.clone();
             move || server::run(listener, metrics, state, ended)
         })?;
-        Ok(Self { state, end, thread, socket: socket.to_owned() })
+        Ok(Self { state, end, thread, _socket: place })
     }
 
     /// What it answers from.
@@ -99,7 +101,5 @@ impl Admin {
         if self.thread.join().is_err() {
             tracing::error!("the admin server panicked");
         }
-        // It may be gone already.
-        let _ = std::fs::remove_file(&self.socket);
     }
 }

@@ -2,11 +2,8 @@
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
-use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
 use std::sync::Arc;
 
-use anyhow::{Context, bail};
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full, Limited};
@@ -20,26 +17,6 @@ use super::{State, doctor, dump, explain};
 
 /// A batch of requests to explain may be large; more than this is a mistake.
 const MAX_BODY: usize = 64 << 20;
-
-/// Listens at `path`, in place of a dead process's socket; only the owner may ask.
-pub(super) fn unix_listener(path: &Path) -> anyhow::Result<std::os::unix::net::UnixListener> {
-    if let Some(folder) = path.parent() {
-        std::fs::create_dir_all(folder)
-            .with_context(|| format!("the folder of the admin socket {}", path.display()))?;
-    }
-    if path.exists() {
-        if std::os::unix::net::UnixStream::connect(path).is_ok() {
-            bail!("another agent answers at {}; give this one another --admin-socket", path.display());
-        }
-        std::fs::remove_file(path)
-            .with_context(|| format!("the left-over admin socket {}", path.display()))?;
-    }
-    let listener = std::os::unix::net::UnixListener::bind(path)
-        .with_context(|| format!("the admin socket {}", path.display()))?;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
-    listener.set_nonblocking(true)?;
-    Ok(listener)
-}
 
 /// Answers until `ended`.
 pub(super) fn run(

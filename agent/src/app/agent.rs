@@ -15,7 +15,6 @@ use super::publish::Published;
 use super::{Common, finish};
 use crate::admin::{self, Admin, Role};
 use crate::shutdown;
-use crate::source::files::FilesSource;
 
 /// Pods that could not be captured are tried again this often; so is what the kernel forgot.
 const RETRY: Duration = Duration::from_secs(2);
@@ -72,6 +71,7 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
         event_sample,
     } = settings;
     // First of all, so that a failure says so before anything else is touched.
+    let (mut source, socket) = common.take()?;
     let mut redirect =
         Redirect::load(&undermesh_redirect::Settings { cgroup, node_netns, ..Default::default() })
             .context("the kernel half could not be loaded")?;
@@ -84,7 +84,6 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
     let proxy = Arc::new(proxy);
     let mut capture =
         Capture::new(redirect.clone(), capture::Settings { listener_port, event_sample, proc })?;
-    let mut source = FilesSource::of(common.config.clone());
     published.publish(source.load());
     let mut local = LocalPods::new(node.as_str());
     let mut pass = |published: &Published, around: &Surroundings<'_>| {
@@ -104,7 +103,7 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
     let (first, rows) = (first?, rows.unwrap_or_else(|| serde_json::json!([])));
     tracing::info!(node, captured = first.captured, failed = first.failed, "pods captured");
     let admin = Admin::start(
-        &common.admin_socket,
+        socket,
         common.metrics_address,
         admin::State {
             role: Role::Agent { node: node.clone() },

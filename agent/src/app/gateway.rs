@@ -16,7 +16,6 @@ use super::publish::Published;
 use super::{Common, finish};
 use crate::admin::{self, Admin, Role};
 use crate::shutdown;
-use crate::source::files::FilesSource;
 
 const BACKLOG: i32 = 4096;
 /// A port that is taken is tried again this often.
@@ -48,6 +47,7 @@ pub fn run(settings: Settings) -> anyhow::Result<()> {
 
 async fn serve(settings: Settings) -> anyhow::Result<()> {
     let Settings { common, labels, namespace, name, bind } = settings;
+    let (mut source, socket) = common.take()?;
     let published = Arc::new(Published::new());
     let (proxy, sink, writer) = common.proxy(&published)?;
     let proxy = Arc::new(proxy);
@@ -60,11 +60,10 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
         sockets: sockets.clone(),
     });
     let mut ports = Ports { bind, caller, sockets, open: BTreeMap::new() };
-    let mut source = FilesSource::of(common.config.clone());
     published.publish(source.load());
     let mut failed = ports.follow(&wanted(&published, &client), &proxy);
     let admin = Admin::start(
-        &common.admin_socket,
+        socket,
         common.metrics_address,
         admin::State {
             role: Role::Gateway { client: client.clone() },

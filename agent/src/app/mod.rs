@@ -23,6 +23,9 @@ use undermesh_proxy::{Proxy, Settings};
 
 use publish::Published;
 
+use crate::admin::Socket;
+use crate::source::files::FilesSource;
+
 /// What both roles are told.
 #[derive(Debug, Clone)]
 pub struct Common {
@@ -45,6 +48,12 @@ pub struct Common {
 }
 
 impl Common {
+    /// What must be there, and must be ours alone, before anything of the machine is touched.
+    fn take(&self) -> anyhow::Result<(FilesSource, Socket)> {
+        let source = FilesSource::open(self.config.clone())?;
+        Ok((source, Socket::take(&self.admin_socket)?))
+    }
+
     fn proxy(
         &self,
         published: &Published,

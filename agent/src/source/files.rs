@@ -57,6 +57,16 @@ struct Cached {
     objects: BTreeSet<Identity>,
 }
 
+/// A folder or file of configuration that is not there.
+#[derive(Debug, thiserror::Error)]
+#[error("there is no configuration at {}: {cause}", path.display())]
+pub struct NoSuchRoot {
+    /// As it was given.
+    pub path: PathBuf,
+    /// What the system said.
+    cause: io::Error,
+}
+
 /// What a source knows at one moment.
 #[derive(Debug, Clone, Default)]
 pub struct Loaded {
@@ -93,6 +103,18 @@ impl FilesSource {
             pending: None,
             next_poll: None,
         }
+    }
+
+    /// As [`FilesSource::of`], of folders and files that are there now: a mistyped path is no empty configuration. One that
+    /// goes away later leaves what was read from it in force.
+    ///
+    /// # Errors
+    /// One of them is not there, or cannot be looked at.
+    pub fn open(roots: Vec<PathBuf>) -> Result<Self, NoSuchRoot> {
+        for root in &roots {
+            std::fs::metadata(root).map_err(|cause| NoSuchRoot { path: root.clone(), cause })?;
+        }
+        Ok(Self::of(roots))
     }
 
     /// Reads what changed since the last time. Blocks on the file system.
