@@ -10,7 +10,7 @@ use anyhow::Context;
 use undermesh_redirect::Redirect;
 
 use super::capture::{self, Capture, Surroundings};
-use super::enrolment::{LocalPods, Rules};
+use super::enrolment::{self, LocalPods, Rules};
 use super::publish::Published;
 use super::{Common, finish};
 use crate::admin::{self, Admin, Role};
@@ -102,6 +102,9 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
     let (first, rows) = pass(&published, &Surroundings { cgroups: &cgroups, touched: &nothing });
     let (first, rows) = (first?, rows.unwrap_or_else(|| serde_json::json!([])));
     tracing::info!(node, captured = first.captured, failed = first.failed, "pods captured");
+    if let Some(text) = enrolment::elsewhere(&published.config.load().inputs, &node) {
+        tracing::warn!("{text}");
+    }
     let admin = Admin::start(
         socket,
         common.metrics_address,

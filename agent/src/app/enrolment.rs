@@ -1,6 +1,6 @@
 //! Which pods of this node are in the mesh, and where they are: labels and annotations to facts (DESIGN D9). Pure.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::num::NonZeroU16;
 use std::path::PathBuf;
@@ -136,6 +136,26 @@ struct Local {
 }
 
 type Known<T> = Option<Arc<Resource<T>>>;
+
+/// What to say when there are pods and none is on this node: a wrong name is easily given.
+pub fn elsewhere(inputs: &Inputs, node: &str) -> Option<String> {
+    let mut nodes = BTreeSet::new();
+    for pod in inputs.pods.values() {
+        if pod.spec.node == node {
+            return None;
+        }
+        nodes.insert(pod.spec.node.as_str());
+    }
+    if nodes.is_empty() {
+        return None;
+    }
+    let named: Vec<_> = nodes.iter().filter(|it| !it.is_empty()).take(5).copied().collect();
+    let named = if named.is_empty() { "none".to_owned() } else { named.join(", ") };
+    Some(format!(
+        "of {} pods none has spec.nodeName {node}, so none is captured here (nodes that are named: {named}); is --node right?",
+        inputs.pods.len()
+    ))
+}
 
 impl LocalPods {
     /// Of the node of this name; none are known yet.

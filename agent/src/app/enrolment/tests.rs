@@ -163,3 +163,15 @@ fn a_finished_job_is_gone_and_a_pod_that_starts_is_there() {
     };
     assert_eq!([of("Pending"), of("Running"), of("Succeeded"), of("Failed")], [1, 1, 0, 0]);
 }
+
+#[test]
+fn a_node_that_no_pod_names_is_said_and_one_that_has_pods_is_not() {
+    let inputs = |node: &str| {
+        let text =
+            format!("{{kind: Pod, apiVersion: v1, metadata: {{name: a}}, spec: {{nodeName: {node}}}}}");
+        crate::source::files::load_text("pods.yaml", &text).inputs
+    };
+    assert_eq!(elsewhere(&inputs("n1"), "n1"), None);
+    assert!(elsewhere(&inputs("n2"), "n1").is_some_and(|text| text.contains("named: n2")));
+    assert_eq!(elsewhere(&Inputs::default(), "n1"), None);
+}
