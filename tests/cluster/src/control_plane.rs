@@ -23,7 +23,7 @@ use crate::authority::{Authority, Identity, token_keys};
 use crate::forward::Forward;
 use crate::kubeconfig::{self, User};
 use crate::programs::Programs;
-use crate::run::output;
+use crate::run::{apply, output};
 
 /// Its address on the wire between the nodes.
 pub const ADDRESS: Ipv4Addr = Ipv4Addr::new(172, 30, 0, 254);
@@ -140,6 +140,11 @@ impl ControlPlane {
         let mut command = Command::new(self.programs.kubectl());
         command.env("KUBECONFIG", &self.kubeconfig);
         command
+    }
+
+    /// `kubectl apply --server-side` of the objects in `text`.
+    pub fn apply(&self, text: &str) -> anyhow::Result<()> {
+        apply(self.kubectl(), text)
     }
 
     /// Kills the API server: whoever watches it is cut off. (Asked to end, it would wait a minute for those.) etcd keeps what

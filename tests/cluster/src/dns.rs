@@ -1,10 +1,8 @@
 //! CoreDNS, as a Deployment and the Service that every pod's resolv.conf names.
 
-use std::io::Write as _;
 use std::path::Path;
-use std::process::{Command, Stdio};
 
-use anyhow::{Context as _, ensure};
+use anyhow::Context as _;
 
 use crate::image::Image;
 
@@ -25,14 +23,9 @@ pub(crate) fn image(program: &Path) -> anyhow::Result<Image> {
     })
 }
 
-/// Applies its objects, the Service at `address`.
-pub(crate) fn apply(mut kubectl: Command, address: &str) -> anyhow::Result<()> {
-    let text = MANIFEST.replace("IMAGE", IMAGE).replace("ADDRESS", address);
-    kubectl.args(["apply", "--server-side", "-f", "-"]).stdin(Stdio::piped()).stdout(Stdio::null());
-    let mut child = kubectl.spawn().context("cannot run kubectl")?;
-    child.stdin.take().context("it is piped")?.write_all(text.as_bytes())?;
-    ensure!(child.wait()?.success(), "kubectl apply of CoreDNS failed");
-    Ok(())
+/// Its objects, the Service at `address`.
+pub(crate) fn manifest(address: &str) -> String {
+    MANIFEST.replace("IMAGE", IMAGE).replace("ADDRESS", address)
 }
 
 #[cfg(test)]
@@ -45,5 +38,6 @@ mod tests {
         let address: std::net::Ipv4Addr = ADDRESS.parse().expect("an address");
         let mask = u32::MAX << (32 - u32::from(bits));
         assert_eq!(u32::from(address) & mask, u32::from(base));
+        assert!(manifest(ADDRESS).contains("clusterIP: 10.96.0.2"));
     }
 }

@@ -23,7 +23,7 @@ use crate::machine::{CGROUP, Machine};
 use crate::packages;
 use crate::programs::Programs;
 use crate::provider::Provider;
-use crate::run::output;
+use crate::run::{apply, output};
 use crate::upstream::each;
 
 pub(crate) use self::binary::VERSION;
@@ -83,7 +83,7 @@ impl K3s {
             cluster.start_agent(number)?;
         }
         told("CoreDNS");
-        dns::apply(cluster.kubectl(&programs), DNS)?;
+        apply(cluster.kubectl(&programs), &dns::manifest(DNS))?;
         cluster.wait_ready(&programs)?;
         Ok(cluster)
     }

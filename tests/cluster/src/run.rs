@@ -1,8 +1,9 @@
 //! Running programs to their end.
 
-use std::process::Command;
+use std::io::Write as _;
+use std::process::{Command, Stdio};
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, bail, ensure};
 use undermesh_tests::last_lines;
 
 /// Runs `command` with its output going to ours.
@@ -28,6 +29,19 @@ pub fn output(command: &mut Command) -> anyhow::Result<String> {
         bail!("failed ({}): {}; it said: {}", output.status, line(command), last_lines(&said, 15));
     }
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// `kubectl apply --server-side` of the objects in `text`.
+///
+/// # Errors
+/// kubectl's own, which went to our standard error.
+pub fn apply(mut kubectl: Command, text: &str) -> anyhow::Result<()> {
+    kubectl.args(["apply", "--server-side", "-f", "-"]).stdin(Stdio::piped()).stdout(Stdio::null());
+    let mut child = kubectl.spawn().with_context(|| format!("cannot run {}", line(&kubectl)))?;
+    child.stdin.take().context("it is piped")?.write_all(text.as_bytes())?;
+    let status = child.wait()?;
+    ensure!(status.success(), "kubectl apply failed ({status})");
+    Ok(())
 }
 
 /// As one would type it.

@@ -54,7 +54,7 @@ impl Upstream {
         let archive = cluster.plane.world().disk()?.join("coredns.tar");
         std::fs::write(&archive, dns::image(&programs.coredns())?.archive()?)?;
         cluster.import(&archive)?;
-        dns::apply(cluster.plane.kubectl(), dns::ADDRESS)?;
+        cluster.plane.apply(&dns::manifest(dns::ADDRESS))?;
         cluster.wait_ready(nodes)?;
         Ok(cluster)
     }

@@ -176,8 +176,12 @@ impl Stage {
 
     /// helm's values for this cluster.
     pub(crate) fn values(&self) -> Vec<String> {
-        let cgroup = self.cluster.cgroup().map(|path| format!("--set=agent.cgroupHostPath={path}"));
-        cgroup.into_iter().collect()
+        let Some(cgroup) = self.cluster.cgroup() else { return Vec::new() };
+        // Nobody gives addresses to load balancers here, and helm would wait for one.
+        vec![
+            format!("--set=agent.cgroupHostPath={cgroup}"),
+            "--set=ingressGateway.service.type=ClusterIP".to_owned(),
+        ]
     }
 }
 
