@@ -77,10 +77,9 @@ pub(crate) fn install(stage: &mut Stage) -> anyhow::Result<Finding> {
         "--timeout=120s",
     ];
     arguments.extend(values.iter().map(String::as_str));
-    let installed = stage.helm(&arguments);
-    // Also after a failure: it says which pod is not ready, and why.
+    // helm alone says only that it waited in vain.
+    stage.helm(&arguments).map_err(|e| e.context(stage.troubles(SYSTEM)))?;
     stage.wait_rolled_out(SYSTEM)?;
-    installed?;
     stage.installed = Some(began.elapsed());
     for namespace in MESHED {
         stage.kubectl(&[

@@ -97,14 +97,14 @@ impl Stage {
             for name in names.lines() {
                 let timeout = format!("--timeout={READY}");
                 self.kubectl(&["rollout", "status", name, "-n", namespace, &timeout])
-                    .with_context(|| self.troubles(namespace))?;
+                    .map_err(|e| e.context(self.troubles(namespace)))?;
             }
         }
         Ok(())
     }
 
     /// Pods of a namespace that are not ready, and their last words.
-    fn troubles(&self, namespace: &str) -> String {
+    pub(crate) fn troubles(&self, namespace: &str) -> String {
         let pods = self.kubectl(&["get", "pods", "-n", namespace, "-o", "wide"]).unwrap_or_default();
         let events = self
             .kubectl(&["get", "events", "-n", namespace, "--field-selector=type=Warning"])
