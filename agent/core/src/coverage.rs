@@ -69,7 +69,7 @@ struct Walk<'a> {
 impl Walk<'_> {
     fn value(&mut self, value: &Value, schema: &Schema) {
         match (schema, value) {
-            (Schema::Struct(fields), Value::Object(object)) => {
+            (Schema::Struct(_, fields), Value::Object(object)) => {
                 let mut said: Vec<Coverage> = Vec::new();
                 for (name, value) in object {
                     let Some(field) = fields.get(name.as_str()).filter(|_| !is_default(value)) else {

@@ -14,6 +14,9 @@ use serde::{Deserialize, Deserializer, de};
 pub struct Duration(std::time::Duration);
 
 impl Duration {
+    /// How it names itself to a deserializer, by which a recorded [`Schema`](super::schema::Schema) tells it from any text.
+    pub(super) const NAME: &'static str = "Duration";
+
     /// The value itself.
     pub const fn get(self) -> std::time::Duration {
         self.0
@@ -123,16 +126,19 @@ fn digits(text: &str) -> (&str, &str) {
 impl<'de> Deserialize<'de> for Duration {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Visitor;
-        impl de::Visitor<'_> for Visitor {
+        impl<'de> de::Visitor<'de> for Visitor {
             type Value = Duration;
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("a duration such as \"5s\"")
+            }
+            fn visit_newtype_struct<D: Deserializer<'de>>(self, inner: D) -> Result<Duration, D::Error> {
+                inner.deserialize_str(self)
             }
             fn visit_str<E: de::Error>(self, text: &str) -> Result<Duration, E> {
                 text.parse().map_err(|error| E::custom(format_args!("invalid duration {text:?}: {error}")))
             }
         }
-        deserializer.deserialize_str(Visitor)
+        deserializer.deserialize_newtype_struct(Self::NAME, Visitor)
     }
 }
 

@@ -43,7 +43,7 @@ fn walk(
 ) {
     let end = path.len();
     match (schema, value) {
-        (Schema::Struct(fields), Value::Object(object)) => {
+        (Schema::Struct(_, fields), Value::Object(object)) => {
             let mut known = Map::new();
             for (key, mut value) in std::mem::take(object) {
                 push_key(path, &key);
@@ -90,11 +90,11 @@ fn walk(
             }
             items.retain(|item| !item.is_null());
         }
-        (Schema::Struct(_), value @ Value::Array(_)) => {
+        (Schema::Struct(..), value @ Value::Array(_)) => {
             report(path, Finding::Shape { found: "a list", expected: "a mapping" });
             *value = Value::Object(Map::new());
         }
-        (Schema::Leaf, value @ (Value::Array(_) | Value::Object(_))) => {
+        (Schema::Leaf(_), value @ (Value::Array(_) | Value::Object(_))) => {
             let found = if value.is_array() { "a list" } else { "a mapping" };
             report(path, Finding::Shape { found, expected: "a single value" });
         }
@@ -104,7 +104,7 @@ fn walk(
 }
 
 fn advice<'a>(key: &str, fields: impl Iterator<Item = &'a str>, parent: Option<&Schema>) -> String {
-    if let Some(Schema::Struct(outer)) = parent
+    if let Some(Schema::Struct(_, outer)) = parent
         && outer.contains_key(key)
     {
         return format!("{key:?} belongs one level up; check the indentation");

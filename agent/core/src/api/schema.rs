@@ -1,7 +1,8 @@
 //! The fields that a type deserialises, found by asking the type itself.
 //!
 //! A recording `Deserializer` hands out every field once and notes what is asked of it. So unknown fields, spelling hints,
-//! the treatment of nulls and the coverage table cannot disagree with the types, and nobody keeps a second list.
+//! the treatment of nulls, the coverage table and the OpenAPI schemas of the CRDs cannot disagree with the types, and nobody
+//! keeps a second list.
 
 use std::collections::BTreeMap;
 
@@ -12,24 +13,56 @@ use serde::de::{
 };
 use serde::forward_to_deserialize_any;
 
-/// The shape of a type, without its scalars' types.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+use super::duration::Duration;
+
+/// The shape of a type.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Schema {
     /// A number, string, boolean or enum.
-    #[default]
-    Leaf,
-    /// Fields by the name users write.
-    Struct(BTreeMap<&'static str, Schema>),
+    Leaf(Scalar),
+    /// Fields by the name users write, and the name of the type.
+    Struct(&'static str, BTreeMap<&'static str, Schema>),
     /// Keys are the user's.
     Map(Box<Schema>),
     /// A list.
     List(Box<Schema>),
 }
 
+/// What a single value is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Scalar {
+    /// The type takes whatever it is given.
+    #[default]
+    Any,
+    /// `true` or `false`.
+    Bool,
+    /// A whole number from `min` to `max`.
+    Integer {
+        /// The least value of the type.
+        min: i64,
+        /// The greatest.
+        max: u64,
+    },
+    /// Any number.
+    Number,
+    /// A string.
+    Text,
+    /// A [`Duration`].
+    Duration,
+    /// One of these words.
+    Enum(&'static [&'static str]),
+}
+
+impl Default for Schema {
+    fn default() -> Self {
+        Self::Leaf(Scalar::default())
+    }
+}
+
 impl Schema {
     /// The shape of `T`. `T` must not contain itself.
     pub fn of<T: for<'de> Deserialize<'de>>() -> Self {
-        let mut schema = Self::Leaf;
+        let mut schema = Self::default();
         // A type that refuses the sample values still has shown its fields up to there; `every_kind_is_recorded` below
         // sees to it that none of ours does.
         let _recorded = T::deserialize(Recorder { schema: &mut schema });
@@ -43,10 +76,10 @@ impl Schema {
 
     fn each_below(&self, path: &str, visit: &mut impl FnMut(&str)) {
         match self {
-            Self::Leaf => {}
+            Self::Leaf(_) => {}
             Self::List(item) => item.each_below(&format!("{path}[]"), visit),
             Self::Map(value) => value.each_below(&format!("{path}{{}}"), visit),
-            Self::Struct(fields) => {
+            Self::Struct(_, fields) => {
                 for (name, field) in fields {
                     let path = if path.is_empty() { (*name).to_owned() } else { format!("{path}.{name}") };
                     visit(&path);
@@ -62,8 +95,9 @@ struct Recorder<'a> {
 }
 
 macro_rules! scalars {
-    ($($method:ident => $visit:ident($value:expr),)*) => {
+    ($($method:ident => $scalar:expr, $visit:ident($value:expr);)*) => {
         $(fn $method<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
+            *self.schema = Schema::Leaf($scalar);
             visitor.$visit($value)
         })*
     };
@@ -73,24 +107,22 @@ impl<'de> Deserializer<'de> for Recorder<'_> {
     type Error = Error;
 
     scalars! {
-        deserialize_bool => visit_bool(true),
-        deserialize_i8 => visit_i64(1),
-        deserialize_i16 => visit_i64(1),
-        deserialize_i32 => visit_i64(1),
-        deserialize_i64 => visit_i64(1),
-        deserialize_i128 => visit_i64(1),
-        deserialize_u8 => visit_u64(1),
-        deserialize_u16 => visit_u64(1),
-        deserialize_u32 => visit_u64(1),
-        deserialize_u64 => visit_u64(1),
-        deserialize_u128 => visit_u64(1),
-        deserialize_f32 => visit_f64(1.0),
-        deserialize_f64 => visit_f64(1.0),
+        deserialize_bool => Scalar::Bool, visit_bool(true);
+        deserialize_i8 => integer(i8::MIN.into(), i8::MAX.unsigned_abs().into()), visit_i64(1);
+        deserialize_i16 => integer(i16::MIN.into(), i16::MAX.unsigned_abs().into()), visit_i64(1);
+        deserialize_i32 => integer(i32::MIN.into(), i32::MAX.unsigned_abs().into()), visit_i64(1);
+        deserialize_i64 => integer(i64::MIN, i64::MAX.unsigned_abs()), visit_i64(1);
+        deserialize_u8 => integer(0, u8::MAX.into()), visit_u64(1);
+        deserialize_u16 => integer(0, u16::MAX.into()), visit_u64(1);
+        deserialize_u32 => integer(0, u32::MAX.into()), visit_u64(1);
+        deserialize_u64 => integer(0, u64::MAX), visit_u64(1);
+        deserialize_f32 => Scalar::Number, visit_f64(1.0);
+        deserialize_f64 => Scalar::Number, visit_f64(1.0);
         // Also a duration.
-        deserialize_any => visit_str("1s"),
-        deserialize_str => visit_str("1s"),
-        deserialize_string => visit_str("1s"),
-        deserialize_identifier => visit_str("1s"),
+        deserialize_any => Scalar::Any, visit_str("1s");
+        deserialize_str => Scalar::Text, visit_str("1s");
+        deserialize_string => Scalar::Text, visit_str("1s");
+        deserialize_identifier => Scalar::Text, visit_str("1s");
     }
 
     fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
@@ -99,21 +131,26 @@ impl<'de> Deserializer<'de> for Recorder<'_> {
 
     fn deserialize_newtype_struct<V: Visitor<'de>>(
         self,
-        _: &'static str,
+        name: &'static str,
         visitor: V,
     ) -> Result<V::Value, Error> {
-        visitor.visit_newtype_struct(self)
+        let Self { schema } = self;
+        let value = visitor.visit_newtype_struct(Recorder { schema: &mut *schema });
+        if name == Duration::NAME {
+            *schema = Schema::Leaf(Scalar::Duration);
+        }
+        value
     }
 
     fn deserialize_seq<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
-        let mut item = Schema::Leaf;
+        let mut item = Schema::default();
         let value = visitor.visit_seq(OneItem { item: Some(&mut item) });
         *self.schema = Schema::List(Box::new(item));
         value
     }
 
     fn deserialize_map<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
-        let mut value = Schema::Leaf;
+        let mut value = Schema::default();
         let result = visitor.visit_map(OneEntry { key: true, value: &mut value });
         *self.schema = Schema::Map(Box::new(value));
         result
@@ -121,13 +158,13 @@ impl<'de> Deserializer<'de> for Recorder<'_> {
 
     fn deserialize_struct<V: Visitor<'de>>(
         self,
-        _: &'static str,
+        name: &'static str,
         names: &'static [&'static str],
         visitor: V,
     ) -> Result<V::Value, Error> {
         let mut fields = BTreeMap::new();
         let result = visitor.visit_map(Fields { names: names.iter(), current: None, fields: &mut fields });
-        *self.schema = Schema::Struct(fields);
+        *self.schema = Schema::Struct(name, fields);
         result
     }
 
@@ -137,10 +174,15 @@ impl<'de> Deserializer<'de> for Recorder<'_> {
         variants: &'static [&'static str],
         visitor: V,
     ) -> Result<V::Value, Error> {
+        *self.schema = Schema::Leaf(Scalar::Enum(variants));
         visitor.visit_enum(FirstVariant { name: variants.first().copied().unwrap_or_default() })
     }
 
-    forward_to_deserialize_any! { char bytes byte_buf unit unit_struct tuple tuple_struct ignored_any }
+    forward_to_deserialize_any! { i128 u128 char bytes byte_buf unit unit_struct tuple tuple_struct ignored_any }
+}
+
+fn integer(min: i64, max: u64) -> Scalar {
+    Scalar::Integer { min, max }
 }
 
 struct OneItem<'a> {
@@ -248,7 +290,7 @@ mod tests {
     #[test]
     fn every_kind_is_recorded() {
         fn check<T: for<'de> Deserialize<'de>>(fields: usize) {
-            let mut schema = Schema::Leaf;
+            let mut schema = Schema::default();
             T::deserialize(Recorder { schema: &mut schema }).map(|_| ()).expect("accepts the sample values");
             let mut count = 0;
             schema.each_field(&mut |_| count += 1);
@@ -278,5 +320,31 @@ mod tests {
         ] {
             assert!(paths.iter().any(|have| have == path), "{path}");
         }
+    }
+
+    #[test]
+    fn scalars_know_their_types() {
+        fn find<'a>(schema: &'a Schema, path: &str) -> &'a Schema {
+            path.split('.').fold(schema, |schema, part| match schema {
+                Schema::Struct(_, fields) => fields.get(part).map_or(schema, |field| match field {
+                    Schema::List(item) => item,
+                    field => field,
+                }),
+                schema => schema,
+            })
+        }
+        let spec = Schema::of::<VirtualService>();
+        for (path, want) in [
+            ("http.name", Scalar::Text),
+            ("http.timeout", Scalar::Duration),
+            ("http.route.weight", integer(i32::MIN.into(), i32::MAX.unsigned_abs().into())),
+            ("http.match.port", integer(0, u32::MAX.into())),
+            ("http.match.ignoreUriCase", Scalar::Bool),
+            ("http.mirrorPercentage.value", Scalar::Number),
+            ("http.corsPolicy.unmatchedPreflights", Scalar::Enum(&["UNSPECIFIED", "FORWARD", "IGNORE"])),
+        ] {
+            assert_eq!(find(&spec, path), &Schema::Leaf(want), "{path}");
+        }
+        assert!(matches!(find(&spec, "http"), Schema::Struct("HttpRoute", _)));
     }
 }
