@@ -83,6 +83,12 @@ const CRATES: &[Crate] = &[
     },
     // Kubernetes by its command lines alone: no client library.
     Crate { name: "undermesh-cluster", may_use: &["undermesh-tests"], never: &["kube", "k8s-openapi"] },
+    // The types for the CRDs; Kubernetes' programs for helm and an API server.
+    Crate {
+        name: "undermesh-deploy",
+        may_use: &["undermesh-core", "undermesh-cluster"],
+        never: &["kube", "k8s-openapi"],
+    },
     Crate { name: "xtask", may_use: &["undermesh-cluster", "undermesh-tests"], never: &[] },
     // Load generator and backend: programs like any other to the mesh.
     Crate { name: "undermesh-bench", may_use: &[], never: &[] },

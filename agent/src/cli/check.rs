@@ -11,8 +11,7 @@ use undermesh_core::diagnostic::{Code, Diagnostic, Severity};
 
 use super::Answer;
 use super::output::Output;
-use crate::source::Loaded;
-use crate::source::files::FilesSource;
+use crate::source::files::{FilesSource, Loaded};
 
 /// Compile configuration and say what is wrong with it.
 ///

@@ -9,7 +9,6 @@ mod explain;
 mod gateway;
 mod inspect;
 mod output;
-mod source;
 
 use crate::telemetry::{self, LogFormat};
 
