@@ -11,7 +11,7 @@ use std::time::Duration;
 use rustix::time::{ClockId, clock_gettime};
 use undermesh::app::enrolment::{LocalPods, Rules};
 use undermesh::app::publish::Published;
-use undermesh::source::files::Loaded;
+use undermesh::source::Loaded;
 use undermesh_core::api::Object;
 use undermesh_core::inputs::Inputs;
 use undermesh_redirect::netns::NetnsCookie;

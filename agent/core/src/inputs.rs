@@ -25,6 +25,7 @@ use crate::inventory::{EndpointSlice, Namespace, Node, Pod, Service};
 
 pub use objects::{Change, Objects};
 
+mod identity;
 mod objects;
 
 /// All objects of all kinds.

@@ -55,6 +55,9 @@ pub(super) async fn status(state: &State) -> Value {
             "access_log_lines_lost": state.log_sink.dropped_lines(),
         },
     });
+    if let Some(link) = &state.source {
+        value["source"] = link.status();
+    }
     match &state.role {
         Role::Agent { node } => value["node"] = json!(node),
         Role::Gateway { client } => {
@@ -437,6 +440,9 @@ fn inspection_value(inspection: &Inspection) -> Value {
 pub(super) async fn metrics(state: &State) -> String {
     let mut out = String::new();
     state.proxy.metrics().await.render(&mut out);
+    if let Some(link) = &state.source {
+        link.render(&mut out);
+    }
     let config = state.published.config.load();
     // Writing to a String cannot fail.
     let mut gauge = |name: &str, help: &str, rows: &[(&str, u64)]| {

@@ -12,6 +12,7 @@ mod socket;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use anyhow::Context;
 use arc_swap::ArcSwap;
@@ -23,6 +24,7 @@ use undermesh_proxy::access_log::Sink;
 use undermesh_redirect::Redirect;
 
 use crate::app::publish::Published;
+use crate::source::kubernetes::Link;
 
 pub use socket::Socket;
 
@@ -58,6 +60,37 @@ pub struct State {
     pub workloads: ArcSwap<Value>,
     /// For lines the access log lost.
     pub log_sink: Sink,
+    /// The connection to where the configuration comes from, if there is one.
+    pub source: Option<Arc<Link>>,
+    /// The first configuration is in force, and on a node the first pass over its pods is done.
+    pub is_ready: Ready,
+}
+
+/// Whether it has happened: once, and for good.
+#[derive(Debug)]
+pub struct Ready(watch::Sender<bool>);
+
+impl Default for Ready {
+    fn default() -> Self {
+        Self(watch::Sender::new(false))
+    }
+}
+
+impl Ready {
+    /// It has happened.
+    pub fn set(&self) {
+        self.0.send_replace(true);
+    }
+
+    fn is_set(&self) -> bool {
+        *self.0.borrow()
+    }
+
+    /// Waits for it, but not for long.
+    async fn wait(&self, at_most: Duration) {
+        // Whoever asked is answered either way.
+        let _ = tokio::time::timeout(at_most, self.0.subscribe().wait_for(|set| *set)).await;
+    }
 }
 
 /// A running admin server.

@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode};
@@ -17,6 +18,8 @@ use super::{State, doctor, dump, explain};
 
 /// A batch of requests to explain may be large; more than this is a mistake.
 const MAX_BODY: usize = 64 << 20;
+/// Questions on the socket wait so long for the first configuration.
+const START: Duration = Duration::from_secs(2);
 
 /// Answers until `ended`.
 pub(super) fn run(
@@ -81,9 +84,18 @@ async fn answer(request: Request<Incoming>, state: &Arc<State>, is_local: bool) 
     let query = request.uri().query().unwrap_or_default().to_owned();
     let json = |value: serde_json::Value| reply(StatusCode::OK, "application/json", value.to_string());
     let text = |text: String| reply(StatusCode::OK, "text/plain; version=0.0.4", text);
+    if is_local {
+        // While the agent starts there is nothing to tell; when that takes long, it is what there is to tell.
+        state.is_ready.wait(START).await;
+    }
     match (request.method(), path.as_str()) {
         (&Method::GET, "/metrics") => text(dump::metrics(state).await),
-        (&Method::GET, "/healthz/ready" | "/healthz/live") => text("ok\n".to_owned()),
+        (&Method::GET, "/healthz/live" | "/healthz/startup") => text("ok\n".to_owned()),
+        (&Method::GET, "/healthz/ready") if state.is_ready.is_set() => text("ok\n".to_owned()),
+        (&Method::GET, "/healthz/ready") => {
+            let why = "the first configuration is not in force yet\n".to_owned();
+            reply(StatusCode::SERVICE_UNAVAILABLE, "text/plain", why)
+        }
         _ if !is_local => {
             reply(StatusCode::NOT_FOUND, "text/plain", "only /metrics and /healthz here\n".to_owned())
         }

@@ -84,7 +84,29 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
     let proxy = Arc::new(proxy);
     let mut capture =
         Capture::new(redirect.clone(), capture::Settings { listener_port, event_sample, proc })?;
-    published.publish(source.load());
+    let admin = Admin::start(
+        socket,
+        common.metrics_address,
+        admin::State {
+            role: Role::Agent { node: node.clone() },
+            published: published.clone(),
+            proxy: proxy.clone(),
+            redirect: Some(redirect.clone()),
+            workloads: arc_swap::ArcSwap::from_pointee(serde_json::json!([])),
+            log_sink: sink.clone(),
+            source: source.link(),
+            is_ready: Default::default(),
+        },
+    )?;
+    let end = shutdown::requested();
+    let mut end = std::pin::pin!(end);
+    tokio::select! {
+        loaded = source.load() => published.publish(loaded),
+        signal = &mut end => {
+            tracing::info!(signal = signal?, "ending before there was a configuration");
+            return Ok(());
+        }
+    };
     let mut local = LocalPods::new(node.as_str());
     let mut pass = |published: &Published, around: &Surroundings<'_>| {
         let config = published.config.load();
@@ -105,26 +127,14 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
     if let Some(text) = enrolment::elsewhere(&published.config.load().inputs, &node) {
         tracing::warn!("{text}");
     }
-    let admin = Admin::start(
-        socket,
-        common.metrics_address,
-        admin::State {
-            role: Role::Agent { node: node.clone() },
-            published: published.clone(),
-            proxy: proxy.clone(),
-            redirect: Some(redirect.clone()),
-            workloads: arc_swap::ArcSwap::from_pointee(rows),
-            log_sink: sink.clone(),
-        },
-    )?;
+    admin.state().workloads.store(Arc::new(rows));
+    admin.state().is_ready.set();
     tracing::info!(socket = %common.admin_socket.display(), "ready");
     let mut last = first;
     let mut retry = tokio::time::interval(RETRY);
     let mut rescan = tokio::time::interval(RESCAN);
     // When to look again for pods that are about to be there.
     let mut soon = (first.waiting > 0).then_some(SOON.start);
-    let end = shutdown::requested();
-    let mut end = std::pin::pin!(end);
     loop {
         let mut touched = BTreeSet::new();
         tokio::select! {
@@ -133,7 +143,7 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
                 break;
             }
             () = source.changed() => {
-                published.publish(source.load());
+                published.publish(source.load().await);
             }
             pods = cgroups.changed() => {
                 touched = pods;

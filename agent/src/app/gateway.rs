@@ -60,8 +60,6 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
         sockets: sockets.clone(),
     });
     let mut ports = Ports { bind, caller, sockets, open: BTreeMap::new() };
-    published.publish(source.load());
-    let mut failed = ports.follow(&wanted(&published, &client), &proxy);
     let admin = Admin::start(
         socket,
         common.metrics_address,
@@ -72,12 +70,24 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
             redirect: None,
             workloads: arc_swap::ArcSwap::from_pointee(ports.rows()),
             log_sink: sink.clone(),
+            source: source.link(),
+            is_ready: Default::default(),
         },
     )?;
-    tracing::info!(ports = ?ports.open.keys().collect::<Vec<_>>(), "ready");
-    let mut retry = tokio::time::interval(RETRY);
     let end = shutdown::requested();
     let mut end = std::pin::pin!(end);
+    tokio::select! {
+        loaded = source.load() => published.publish(loaded),
+        signal = &mut end => {
+            tracing::info!(signal = signal?, "ending before there was a configuration");
+            return Ok(());
+        }
+    };
+    let mut failed = ports.follow(&wanted(&published, &client), &proxy);
+    admin.state().workloads.store(Arc::new(ports.rows()));
+    admin.state().is_ready.set();
+    tracing::info!(ports = ?ports.open.keys().collect::<Vec<_>>(), "ready");
+    let mut retry = tokio::time::interval(RETRY);
     loop {
         tokio::select! {
             signal = &mut end => {
@@ -85,7 +95,7 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
                 break;
             }
             () = source.changed() => {
-                published.publish(source.load());
+                published.publish(source.load().await);
             }
             _ = retry.tick(), if failed => {}
         }

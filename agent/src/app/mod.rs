@@ -21,16 +21,16 @@ use anyhow::Context;
 use undermesh_proxy::access_log::{Format, Sink};
 use undermesh_proxy::{Proxy, Settings};
 
+use crate::source::{Place, Source};
 use publish::Published;
 
 use crate::admin::Socket;
-use crate::source::files::FilesSource;
 
 /// What both roles are told.
 #[derive(Debug, Clone)]
 pub struct Common {
-    /// Files and folders of configuration.
-    pub config: Vec<PathBuf>,
+    /// Where the configuration is.
+    pub source: Place,
     /// Where to answer the CLI.
     pub admin_socket: PathBuf,
     /// Where to answer scrapes and health checks.
@@ -49,8 +49,8 @@ pub struct Common {
 
 impl Common {
     /// What must be there, and must be ours alone, before anything of the machine is touched.
-    fn take(&self) -> anyhow::Result<(FilesSource, Socket)> {
-        let source = FilesSource::open(self.config.clone())?;
+    fn take(&self) -> anyhow::Result<(Source, Socket)> {
+        let source = Source::start(&self.source)?;
         Ok((source, Socket::take(&self.admin_socket)?))
     }
 

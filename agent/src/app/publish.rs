@@ -10,7 +10,7 @@ use undermesh_core::diagnostic::{Diagnostic, Severity};
 use undermesh_core::inputs::Inputs;
 use undermesh_core::snapshot::Snapshot;
 
-use crate::source::files::Loaded;
+use crate::source::Loaded;
 
 /// What is in force, as admin and the roles read it.
 pub struct Published {

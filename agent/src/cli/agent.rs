@@ -13,14 +13,16 @@ use crate::app::{self, Common, capture};
 
 /// The node daemon.
 ///
-/// Reads its configuration from a folder of the YAML that kubectl takes (Service, Pod, Namespace, the Istio kinds, ...) and
-/// follows changes within a second. Pods of this node are captured if they or their namespace carry the label
-/// istio.io/dataplane-mode: undermesh; the annotations undermesh.io/netns or undermesh.io/cgroup say where they are.
+/// Reads its configuration from the Kubernetes API, or from a folder of the YAML that kubectl takes (Service, Pod, Namespace,
+/// the Istio kinds, ...), and follows changes. Pods of this node are captured if they or their namespace carry the label
+/// istio.io/dataplane-mode: undermesh; of pods in a folder, the annotations undermesh.io/netns or undermesh.io/cgroup say
+/// where they are.
 ///
 /// Needs CAP_BPF, CAP_NET_ADMIN and CAP_SYS_ADMIN (network namespaces), cgroup2 and a kernel with BTF.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   undermesh agent --config /etc/undermesh --node n1
+  undermesh agent --kubernetes --node n1
   undermesh agent --config ./deploy/examples --cgroup /sys/fs/cgroup/kubepods.slice --access-log off")]
 pub(super) struct Args {
     #[command(flatten)]
@@ -53,9 +55,8 @@ pub(super) struct Args {
 /// What both roles take.
 #[derive(Debug, clap::Args)]
 pub(super) struct CommonArgs {
-    /// A folder (or file) of configuration; may be given several times.
-    #[arg(long, required = true, env = "UNDERMESH_CONFIG", value_name = "PATH")]
-    config: Vec<PathBuf>,
+    #[command(flatten)]
+    source: super::source::SourceArgs,
     /// Where to answer the other verbs.
     #[arg(long, default_value = crate::admin::DEFAULT_SOCKET, env = "UNDERMESH_ADMIN_SOCKET", value_name = "PATH")]
     admin_socket: PathBuf,
@@ -89,7 +90,7 @@ enum AccessLog {
 impl CommonArgs {
     pub(super) fn settings(self) -> Common {
         Common {
-            config: self.config,
+            source: self.source.place(),
             admin_socket: self.admin_socket,
             metrics_address: self.metrics_address,
             workers: self

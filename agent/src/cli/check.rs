@@ -11,7 +11,8 @@ use undermesh_core::diagnostic::{Code, Diagnostic, Severity};
 
 use super::Answer;
 use super::output::Output;
-use crate::source::files::{FilesSource, Loaded};
+use crate::source::Loaded;
+use crate::source::files::FilesSource;
 
 /// Compile configuration and say what is wrong with it.
 ///

@@ -11,8 +11,9 @@ use crate::app;
 ///
 /// Serves the ports of every Gateway whose selector finds --labels, with the VirtualServices bound to it.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Example:
-  undermesh gateway --config /etc/undermesh --labels istio=ingressgateway")]
+#[command(after_help = "Examples:
+  undermesh gateway --config /etc/undermesh --labels istio=ingressgateway
+  undermesh gateway --kubernetes --labels istio=ingressgateway")]
 pub(super) struct Args {
     #[command(flatten)]
     common: CommonArgs,

@@ -9,6 +9,7 @@ mod explain;
 mod gateway;
 mod inspect;
 mod output;
+mod source;
 
 use crate::telemetry::{self, LogFormat};
 

@@ -26,6 +26,7 @@ use undermesh_core::inputs::Inputs;
 
 pub use document::read_text;
 
+use super::Loaded;
 use document::{FileDocument, MAX_FILE_BYTES};
 use scan::{Found, Scan, Stamp};
 
@@ -65,18 +66,6 @@ pub struct NoSuchRoot {
     pub path: PathBuf,
     /// What the system said.
     cause: io::Error,
-}
-
-/// What a source knows at one moment.
-#[derive(Debug, Clone, Default)]
-pub struct Loaded {
-    /// The objects in force.
-    pub inputs: Inputs,
-    /// All that is to be said about the files, in path order. References between objects are `compile`'s to check.
-    pub diagnostics: Vec<Diagnostic>,
-    /// Whether a pod's annotations are believed when they say where on the node it is: who writes them must be who runs the
-    /// node, as with files. In a cluster anybody who may make a pod writes them.
-    pub trusts_annotations: bool,
 }
 
 /// What one text says, such as standard input. `name` is what diagnostics call it.
