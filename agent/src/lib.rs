@@ -4,6 +4,7 @@ pub mod admin;
 pub mod app;
 pub mod cli;
 pub mod probe;
+pub mod report;
 pub mod shutdown;
 pub mod source;
 pub mod telemetry;

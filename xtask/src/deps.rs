@@ -81,8 +81,12 @@ const CRATES: &[Crate] = &[
         may_use: &["undermesh", "undermesh-core", "undermesh-proxy", "undermesh-worlds"],
         never: &[],
     },
-    // Kubernetes by its command lines alone: no client library.
-    Crate { name: "undermesh-cluster", may_use: &["undermesh-tests"], never: &["kube", "k8s-openapi"] },
+    // Kubernetes by its command lines alone: no client library. Its tests use the agent, for what that writes by itself.
+    Crate {
+        name: "undermesh-cluster",
+        may_use: &["undermesh", "undermesh-tests"],
+        never: &["kube", "k8s-openapi"],
+    },
     // The types for the CRDs; Kubernetes' programs for helm and an API server.
     Crate {
         name: "undermesh-deploy",

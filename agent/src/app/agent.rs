@@ -14,7 +14,9 @@ use super::enrolment::{self, LocalPods, Rules};
 use super::publish::Published;
 use super::{Common, finish};
 use crate::admin::{self, Admin, Role};
+use crate::report::{self, Writer};
 use crate::shutdown;
+use crate::source::Place;
 
 /// Pods that could not be captured are tried again this often; so is what the kernel forgot.
 const RETRY: Duration = Duration::from_secs(2);
@@ -44,6 +46,8 @@ pub struct Settings {
     pub node_netns: Option<PathBuf>,
     /// The label `istio-injection: enabled` of a namespace enrols, too.
     pub enrol_istio_injection: bool,
+    /// As whom it may tell authors of objects what became of them; `None`: it does not.
+    pub report: Option<report::Settings>,
     /// The port of the listeners in the pods.
     pub listener_port: NonZeroU16,
     /// One of so many kernel decisions becomes an event; 0: none.
@@ -67,6 +71,7 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
         proc,
         node_netns,
         enrol_istio_injection,
+        report,
         listener_port,
         event_sample,
     } = settings;
@@ -129,6 +134,14 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
     }
     admin.state().workloads.store(Arc::new(rows));
     admin.state().is_ready.set();
+    if let (Place::Kubernetes(access), Some(report)) = (&common.source, report) {
+        match Writer::connect(access, report, published.clone()).await {
+            Ok(writer) => drop(tokio::spawn(writer.run())),
+            Err(error) => {
+                tracing::warn!(error = format!("{error:#}"), "authors are not told what became of objects");
+            }
+        }
+    }
     tracing::info!(socket = %common.admin_socket.display(), "ready");
     let mut last = first;
     let mut retry = tokio::time::interval(RETRY);

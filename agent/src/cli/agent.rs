@@ -10,6 +10,7 @@ use undermesh_proxy::access_log::Format;
 
 use super::Answer;
 use crate::app::{self, Common, capture};
+use crate::report;
 
 /// The node daemon.
 ///
@@ -44,6 +45,13 @@ pub(super) struct Args {
     /// leaves it out).
     #[arg(long, env = "UNDERMESH_ENROL_ISTIO_INJECTION")]
     enrol_istio_injection: bool,
+    /// The pod this runs in. With its namespace and --kubernetes, this agent may be the one that writes what became of objects
+    /// into their status.
+    #[arg(long, env = "POD_NAME", value_name = "NAME")]
+    pod_name: Option<String>,
+    /// The namespace of that pod, where the Lease is by which one agent is chosen.
+    #[arg(long, env = "POD_NAMESPACE", value_name = "NAMESPACE")]
+    pod_namespace: Option<String>,
     /// The port of the proxy's listeners inside the pods.
     #[arg(long, default_value_t = capture::DEFAULT_LISTENER_PORT, value_name = "PORT")]
     listener_port: NonZeroU16,
@@ -114,6 +122,8 @@ impl Args {
     pub(super) fn run(self) -> anyhow::Result<Answer> {
         let node =
             self.node.unwrap_or_else(|| rustix::system::uname().nodename().to_string_lossy().into_owned());
+        let report = self.pod_namespace.zip(self.pod_name);
+        let report = report.map(|(namespace, identity)| report::Settings { namespace, identity });
         app::agent::run(app::agent::Settings {
             common: self.common.settings(),
             node,
@@ -121,6 +131,7 @@ impl Args {
             proc: self.proc,
             node_netns: self.node_netns,
             enrol_istio_injection: self.enrol_istio_injection,
+            report,
             listener_port: self.listener_port,
             event_sample: self.sample_events,
         })?;

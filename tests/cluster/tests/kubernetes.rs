@@ -1,6 +1,9 @@
 //! The harness of real Kubernetes itself: an API server to be had by one call, nodes that are ready, and nothing left behind.
 
 use std::path::PathBuf;
+#[path = "kubernetes/authors.rs"]
+mod authors;
+
 use std::time::{Duration, Instant};
 
 use undermesh_cluster::run::output;

@@ -40,7 +40,7 @@ impl Access {
     }
 
     /// The client, and the server's address for people. Belongs to the runtime it is made in.
-    pub(super) async fn client(&self) -> anyhow::Result<(Client, String)> {
+    pub(crate) async fn client(&self) -> anyhow::Result<(Client, String)> {
         let mut config = self.config().await?;
         // Every answer has a time limit of its own, and failures are ours to pace and to count.
         config.read_timeout = None;
