@@ -8,6 +8,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "what fails here fails the test")]
 
 pub mod crds;
+pub mod manifests;
 
 use std::path::{Path, PathBuf};
 
