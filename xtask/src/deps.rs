@@ -59,8 +59,14 @@ const CRATES: &[Crate] = &[
     Crate { name: "undermesh-redirect", may_use: &["undermesh-core", "undermesh-common"], never: AGENTS_OWN },
     Crate {
         name: "undermesh",
-        // The worlds are for its benchmark alone.
-        may_use: &["undermesh-core", "undermesh-proxy", "undermesh-redirect", "undermesh-worlds"],
+        // The worlds are for its benchmark alone, the API server for its tests.
+        may_use: &[
+            "undermesh-core",
+            "undermesh-proxy",
+            "undermesh-redirect",
+            "undermesh-worlds",
+            "undermesh-fake-api",
+        ],
         never: &["aya-ebpf"],
     },
     // Above all of them.
@@ -72,9 +78,12 @@ const CRATES: &[Crate] = &[
             "undermesh-proxy",
             "undermesh-redirect",
             "undermesh-common",
+            "undermesh-fake-api",
         ],
         never: &[],
     },
+    // An API server knows nothing of a mesh.
+    Crate { name: "undermesh-fake-api", may_use: &[], never: AGENTS_OWN },
     Crate { name: "undermesh-worlds", may_use: &["undermesh-core"], never: EDGES },
     Crate {
         name: "undermesh-fuzz",

@@ -67,15 +67,15 @@ struct Change {
 
 /// How long things may take. Tests have less time.
 #[derive(Debug, Clone, Copy)]
-struct Timing {
+pub struct Timing {
     /// After so long a watch is begun anew, by chance up to half of it earlier.
-    watch: Duration,
+    pub watch: Duration,
     /// Bookmarks come every minute; a watch that is silent for longer is begun anew.
-    silence: Duration,
+    pub silence: Duration,
     /// A streamed list that is silent for longer is asked for in pages.
-    first_list: Duration,
+    pub first_list: Duration,
     /// How often a missing kind is looked for.
-    discovery: Duration,
+    pub discovery: Duration,
 }
 
 impl Default for Timing {
@@ -152,7 +152,11 @@ impl KubernetesSource {
         Self::start_with(access, Timing::default())
     }
 
-    fn start_with(access: &Access, timing: Timing) -> anyhow::Result<Self> {
+    /// The same, with times of one's own.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub fn start_with(access: &Access, timing: Timing) -> anyhow::Result<Self> {
         let (end, ended) = oneshot::channel::<()>();
         let (started, start) = mpsc::channel();
         let access = access.clone();
