@@ -3,18 +3,24 @@
 use std::io::{Read, Write};
 use std::path::PathBuf;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use serde_json::json;
 use undermesh_core::compile::compile;
 use undermesh_core::coverage;
 use undermesh_core::diagnostic::{Code, Diagnostic, Severity};
 
+mod against;
+
 use super::Answer;
 use super::output::Output;
+use super::source::ClusterArgs;
 use crate::source::Loaded;
 use crate::source::files::FilesSource;
 
 /// Compile configuration and say what is wrong with it.
+///
+/// Without PATH it reads the cluster. With --against-cluster it says what applying the files to the cluster would change:
+/// objects, and remarks that come and go; then only errors that would come make the exit code 1.
 ///
 /// Exit code 0: no errors (there may be warnings, unless --fail-on says otherwise); 1: errors. Objects without errors apply whatever is wrong with others.
 #[derive(Debug, clap::Args)]
@@ -22,6 +28,8 @@ use crate::source::files::FilesSource;
   undermesh check ./mesh
   kubectl get vs,dr,gw,svc,pods,ns -A -o yaml | undermesh check -
   undermesh check --config ./mesh --output json
+  undermesh check --context production
+  undermesh check --against-cluster ./mesh/reviews.yaml
   undermesh check --coverage")]
 pub(super) struct Args {
     /// Folders and files; `-` is standard input.
@@ -30,6 +38,11 @@ pub(super) struct Args {
     /// The same, for symmetry with the other verbs.
     #[arg(long, value_name = "PATH")]
     config: Vec<PathBuf>,
+    /// Say what applying the files to the cluster would change.
+    #[arg(long, conflicts_with = "coverage")]
+    against_cluster: bool,
+    #[command(flatten)]
+    cluster: ClusterArgs,
     /// How to print.
     #[arg(long, short, value_enum, default_value = "table")]
     output: Output,
@@ -62,17 +75,43 @@ impl Args {
             return Ok(Answer::Yes);
         }
         let paths: Vec<PathBuf> = self.paths.into_iter().chain(self.config).collect();
-        let loaded = load(&paths)?;
-        let compiled = compile(&loaded.inputs);
-        let mut diagnostics = loaded.diagnostics;
-        diagnostics.extend(compiled.diagnostics);
-        diagnostics.sort_by(|a, b| (&a.file, a.line, a.severity).cmp(&(&b.file, b.line, b.severity)));
+        if self.against_cluster {
+            let files = load(&paths)?;
+            let change = against::Change::of(self.cluster.load()?, files);
+            change.print(self.output)?;
+            return Ok(if self.fail_on.is_well(&change.come) { Answer::Yes } else { Answer::No });
+        }
+        let loaded = match (paths.is_empty(), self.cluster.is_asked()) {
+            (true, _) => self.cluster.load()?,
+            (false, false) => load(&paths)?,
+            (false, true) => {
+                bail!("files or a cluster: with --against-cluster, the one is compared with the other")
+            }
+        };
+        let objects = loaded.inputs.count();
+        let diagnostics = remarks(loaded);
         let is_valid = !diagnostics.iter().any(|diagnostic| diagnostic.severity == Severity::Error);
-        print(self.output, loaded.inputs.count(), &diagnostics, is_valid)?;
-        let has_warnings = diagnostics.iter().any(|diagnostic| diagnostic.severity == Severity::Warning);
-        let is_well = is_valid && !(self.fail_on == FailOn::Warning && has_warnings);
-        Ok(if is_well { Answer::Yes } else { Answer::No })
+        print(self.output, objects, &diagnostics, is_valid)?;
+        Ok(if self.fail_on.is_well(&diagnostics) { Answer::Yes } else { Answer::No })
     }
+}
+
+impl FailOn {
+    fn is_well(self, diagnostics: &[Diagnostic]) -> bool {
+        !diagnostics.iter().any(|it| match it.severity {
+            Severity::Error => true,
+            Severity::Warning => self == Self::Warning,
+            Severity::Info => false,
+        })
+    }
+}
+
+/// All that is to be said about a configuration, in the order of its files.
+fn remarks(loaded: Loaded) -> Vec<Diagnostic> {
+    let mut diagnostics = loaded.diagnostics;
+    diagnostics.extend(compile(&loaded.inputs).diagnostics);
+    diagnostics.sort_by(|a, b| (&a.file, a.line, a.severity).cmp(&(&b.file, b.line, b.severity)));
+    diagnostics
 }
 
 /// What the files (or standard input) say.

@@ -11,6 +11,7 @@ use undermesh_core::explain::Requests;
 
 use super::Answer;
 use super::output::{Output, document};
+use super::source::ClusterArgs;
 use crate::admin::client;
 use crate::admin::explain::answers;
 
@@ -18,7 +19,8 @@ mod text;
 
 /// Say why a request goes where it goes, by the very code that routes it.
 ///
-/// Without --config it asks the agent of this node about what is in force; with it, the answer is worked out from files.
+/// Without --config it asks the agent of this node about what is in force; with it, the answer is worked out from files, and
+/// with --kubernetes from the cluster's objects.
 /// The request is given by flags, or many of them by --requests (docs/explain-schema.md has the format of both sides).
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
@@ -58,8 +60,10 @@ pub(super) struct Args {
     #[arg(long, value_name = "FILE", conflicts_with_all = ["url", "header", "pod", "gateway"])]
     requests: Option<PathBuf>,
     /// Folders and files of configuration; without it, the running agent is asked.
-    #[arg(long, value_name = "PATH")]
+    #[arg(long, value_name = "PATH", conflicts_with_all = ["kubernetes", "kubeconfig", "context"])]
     config: Vec<PathBuf>,
+    #[command(flatten)]
+    cluster: ClusterArgs,
     /// The admin socket of the agent or gateway.
     #[arg(long, default_value = crate::admin::DEFAULT_SOCKET, env = "UNDERMESH_ADMIN_SOCKET", value_name = "PATH")]
     admin_socket: PathBuf,
@@ -81,10 +85,14 @@ impl Args {
             }
             None => json!({ "requests": [self.request()?] }).to_string(),
         };
-        let answer: Value = if self.config.is_empty() {
+        let is_offline = self.cluster.is_asked() || !self.config.is_empty();
+        let answer: Value = if !is_offline {
             serde_json::from_slice(&client::post(&self.admin_socket, "/explain", Bytes::from(requests))?)?
         } else {
-            let loaded = super::check::load(&self.config)?;
+            let loaded = match self.config.as_slice() {
+                [] => self.cluster.load()?,
+                paths => super::check::load(paths)?,
+            };
             let compiled = compile(&loaded.inputs);
             let requests = Requests::parse(requests.as_bytes()).context("the requests")?;
             let snapshot = compiled.snapshot.with_generation(1);

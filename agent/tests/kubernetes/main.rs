@@ -2,6 +2,7 @@
 //! misbehaves, and what the server is asked for. No root.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "what fails here fails the test")]
 
+mod check;
 mod export;
 mod faults;
 mod kinds;

@@ -308,9 +308,9 @@ impl Place<'_> {
             check_version(&before, &change)?;
             let mut after = before.clone();
             if is_apply {
-                patch::apply(&mut after, change)
+                patch::apply(&mut after, change);
             } else {
-                patch::merge(&mut after, change)
+                patch::merge(&mut after, change);
             }
             let after = self.restricted(&before, after, is_status);
             // What changes nothing has no new revision.

@@ -30,6 +30,7 @@ pub mod string_match;
 pub mod timestamp;
 pub mod virtual_service;
 
+mod applied;
 mod kubernetes;
 mod normalize;
 mod parse;

@@ -116,6 +116,57 @@ impl Inputs {
         of_kind!(self, kind, shared, objects => objects.len()).unwrap_or(0)
     }
 
+    /// The object of this kind and key.
+    pub fn get(&self, identity: &Identity) -> Option<Object> {
+        let key = &identity.key;
+        match identity.kind {
+            MeshConfig::KIND => {
+                self.mesh.clone().filter(|mesh| mesh.meta.key() == *key).map(Object::MeshConfig)
+            }
+            VirtualService::KIND => self.virtual_services.get(key).cloned().map(Object::VirtualService),
+            DestinationRule::KIND => self.destination_rules.get(key).cloned().map(Object::DestinationRule),
+            Gateway::KIND => self.gateways.get(key).cloned().map(Object::Gateway),
+            ServiceEntry::KIND => self.service_entries.get(key).cloned().map(Object::ServiceEntry),
+            WorkloadEntry::KIND => self.workload_entries.get(key).cloned().map(Object::WorkloadEntry),
+            Sidecar::KIND => self.sidecars.get(key).cloned().map(Object::Sidecar),
+            AuthorizationPolicy::KIND => {
+                self.authorization_policies.get(key).cloned().map(Object::AuthorizationPolicy)
+            }
+            PeerAuthentication::KIND => {
+                self.peer_authentications.get(key).cloned().map(Object::PeerAuthentication)
+            }
+            RequestAuthentication::KIND => {
+                self.request_authentications.get(key).cloned().map(Object::RequestAuthentication)
+            }
+            Service::KIND => self.services.get(key).cloned().map(Object::Service),
+            EndpointSlice::KIND => self.endpoint_slices.get(key).cloned().map(Object::EndpointSlice),
+            Pod::KIND => self.pods.get(key).cloned().map(Object::Pod),
+            Node::KIND => self.nodes.get(key).cloned().map(Object::Node),
+            Namespace::KIND => self.namespaces.get(key).cloned().map(Object::Namespace),
+            _ => None,
+        }
+    }
+
+    /// All of them, kind by kind.
+    pub fn objects(&self) -> Vec<Object> {
+        let mut all: Vec<Object> = self.mesh.iter().cloned().map(Object::MeshConfig).collect();
+        all.extend(self.virtual_services.values().cloned().map(Object::VirtualService));
+        all.extend(self.destination_rules.values().cloned().map(Object::DestinationRule));
+        all.extend(self.gateways.values().cloned().map(Object::Gateway));
+        all.extend(self.service_entries.values().cloned().map(Object::ServiceEntry));
+        all.extend(self.workload_entries.values().cloned().map(Object::WorkloadEntry));
+        all.extend(self.sidecars.values().cloned().map(Object::Sidecar));
+        all.extend(self.authorization_policies.values().cloned().map(Object::AuthorizationPolicy));
+        all.extend(self.peer_authentications.values().cloned().map(Object::PeerAuthentication));
+        all.extend(self.request_authentications.values().cloned().map(Object::RequestAuthentication));
+        all.extend(self.services.values().cloned().map(Object::Service));
+        all.extend(self.endpoint_slices.values().cloned().map(Object::EndpointSlice));
+        all.extend(self.pods.values().cloned().map(Object::Pod));
+        all.extend(self.nodes.values().cloned().map(Object::Node));
+        all.extend(self.namespaces.values().cloned().map(Object::Namespace));
+        all
+    }
+
     /// Takes an object out; whether it was there.
     pub fn remove(&mut self, identity: &Identity) -> bool {
         if identity.kind == MeshConfig::KIND {
@@ -202,6 +253,8 @@ mod tests {
             assert!(!inputs.contains(&identity) && !inputs.remove(&identity));
             inputs.put(object);
             assert!(inputs.contains(&identity) && !inputs.contains(&other));
+            assert_eq!(inputs.get(&identity).as_slice(), inputs.objects());
+            assert_eq!(inputs.get(&other), None);
             assert_eq!((inputs.keys_of(identity.kind).len(), inputs.count_of(identity.kind)), (1, 1));
             assert!(!inputs.remove(&other) && inputs.remove(&identity) && !inputs.contains(&identity));
         }

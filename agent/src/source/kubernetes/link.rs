@@ -185,6 +185,22 @@ impl Link {
         });
     }
 
+    /// What cannot be read, and why, for people.
+    pub fn trouble(&self) -> String {
+        let failing: Vec<String> = self.with(|state| {
+            let row = |(name, it): (&&str, &OfKind)| match &it.phase {
+                Phase::Failing(trouble) => Some(format!("{name}: {}", trouble.text())),
+                _ => None,
+            };
+            state.kinds.iter().filter_map(row).collect()
+        });
+        match failing.as_slice() {
+            [] => format!("{} does not answer", self.server),
+            [one] => one.clone(),
+            [first, rest @ ..] => format!("{first} (and {} more)", rest.len()),
+        }
+    }
+
     /// For `status`.
     pub fn status(&self) -> Value {
         let bytes = self.bytes.load(Ordering::Relaxed);
