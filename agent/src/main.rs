@@ -3,10 +3,16 @@
 use std::process::ExitCode;
 
 use clap::Parser;
+use undermesh::cli::plugin::{self, Plugin};
 use undermesh::cli::{Answer, Cli};
 
 fn main() -> ExitCode {
-    match Cli::parse().run() {
+    let answer = if plugin::is_called(std::env::args_os().next().as_deref()) {
+        Plugin::parse().run()
+    } else {
+        Cli::parse().run()
+    };
+    match answer {
         Ok(Answer::Yes) => ExitCode::SUCCESS,
         Ok(Answer::No) => ExitCode::from(1),
         // The reader of a pipe has left: nothing is wrong.

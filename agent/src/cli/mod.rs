@@ -9,6 +9,7 @@ mod explain;
 mod gateway;
 mod inspect;
 mod output;
+pub mod plugin;
 mod source;
 
 use crate::telemetry::{self, LogFormat};
