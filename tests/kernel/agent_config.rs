@@ -144,3 +144,41 @@ fn a_pod_that_opts_out_of_its_namespace_is_untouched_and_counted() -> anyhow::Re
     assert_eq!(row.map(|row| field(row, "reason")), Some("the pod's label opts out"), "{rows}");
     Ok(())
 }
+
+#[test]
+fn a_namespace_that_leaves_the_mesh_and_comes_back_fails_no_request() -> anyhow::Result<()> {
+    let Some(mesh) = Mesh::set("a_namespace_that_leaves_the_mesh_and_comes_back_fails_no_request")? else {
+        return Ok(());
+    };
+    // An address that works with and without a mesh.
+    let url = format!("http://{}/", mesh.web.at(8080));
+    let kept = ["http", &url, "--count", "0", "--interval-ms", "5"];
+    let fresh = [&kept[..], &["--new-connections"]].concat();
+    let mut talkers = [
+        mesh.a.spawn("kept", &Mesh::client(&kept)?)?,
+        mesh.a.spawn("fresh", &Mesh::client(&fresh)?)?,
+        mesh.host.spawn("fresh", &Mesh::client(&fresh)?)?,
+    ];
+    let inside = mesh_yaml(&mesh)?;
+    let outside = inside.replace("labels: {istio.io/dataplane-mode: undermesh}", "labels: {}");
+    assert_ne!(inside, outside);
+    for (text, is_inside, first) in [(&inside, true, 0), (&outside, false, 0), (&inside, true, 1)] {
+        mesh.config.write("mesh.yaml", text)?;
+        // In the end without the kept connection: what was made past the mesh goes on past it.
+        for talker in talkers.iter_mut().skip(first) {
+            let begun = seen(talker).len();
+            wait_until(LIMIT, "answers by the other way", || {
+                talker.must_run()?;
+                let last = seen(talker).into_iter().skip(begun).next_back();
+                Ok(last.filter(|event| event["status"] == 200 && mark(event).is_some() == is_inside))
+            })?;
+        }
+    }
+    let failed =
+        |talker: &Process| seen(talker).into_iter().filter(|it| it["status"] != 200).collect::<Vec<_>>();
+    let [kept, fresh, host] = &talkers;
+    assert_eq!((failed(fresh), failed(host)), (Vec::new(), Vec::new()));
+    // Whoever keeps an idle connection may write at the moment in which it is closed.
+    assert!(failed(kept).len() <= 1, "{:?}", failed(kept));
+    Ok(())
+}

@@ -79,6 +79,12 @@ struct Info {
     _share: Option<Share>,
 }
 
+impl Info {
+    fn is_of(&self, caller: &Arc<Caller>) -> bool {
+        Arc::ptr_eq(&self.path.caller.caller, caller)
+    }
+}
+
 impl Connections {
     pub(crate) fn is_empty(&self) -> bool {
         self.open.borrow().is_empty()
@@ -107,11 +113,24 @@ impl Connections {
     }
 
     /// Closes the connections of a client that is gone.
-    pub(crate) fn close_of(&self, caller: &str) {
-        for info in self.open.borrow().values().filter(|info| *info.path.caller.caller.id == *caller) {
+    pub(crate) fn close_of(&self, caller: &Arc<Caller>) {
+        for info in self.open.borrow().values().filter(|info| info.is_of(caller)) {
             if let Some(abort) = &*info.abort.borrow() {
                 abort.abort();
             }
+        }
+    }
+
+    /// Ends the connections of a client that is no client any more, or another one: with the request that is under way, and
+    /// at once where none is. What is opaque goes on.
+    pub(crate) fn let_go_of(&self, caller: &Arc<Caller>) {
+        let mut wakers = Vec::new();
+        for info in self.open.borrow().values().filter(|info| info.is_of(caller)) {
+            info.path.caller.is_let_go.set(true);
+            wakers.extend(info.waker.borrow().clone());
+        }
+        for waker in wakers {
+            waker.wake();
         }
     }
 }

@@ -83,6 +83,8 @@ pub(crate) struct LocalCaller {
     pub caller: Arc<Caller>,
     /// `source_workload="...",...`: the client's part of every metric label text.
     pub source_labels: String,
+    /// Its connections end with the request that is under way.
+    pub is_let_go: Cell<bool>,
     registry: Arc<GaugeRegistry>,
     names: Arc<Names>,
     shard: Rc<Shard>,
@@ -101,6 +103,7 @@ impl LocalCaller {
         Rc::new(Self {
             caller,
             source_labels,
+            is_let_go: Cell::new(false),
             registry,
             names,
             shard,

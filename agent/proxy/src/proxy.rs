@@ -12,7 +12,7 @@ use undermesh_core::snapshot::Snapshot;
 
 use crate::access_log::{Format, Sink};
 use crate::connection::ConnectionRow;
-use crate::inlet::Inlet;
+use crate::inlet::{Caller, Inlet};
 use crate::listener::{Listening, PeerWorker};
 use crate::metrics::{Counter, Metrics};
 use crate::names::{NameRow, Names, Resolver};
@@ -126,11 +126,19 @@ impl Proxy {
     }
 
     /// Forgets a client that is gone: its connections and pools are closed.
-    pub fn forget(&self, caller: &Arc<str>) {
-        self.gauges.outliers.forget(caller);
+    pub fn forget(&self, caller: &Arc<Caller>) {
+        self.gauges.outliers.forget(&caller.id);
         for peer in &self.peers {
             // A worker that has ended has forgotten everything.
             let _ = peer.commands.send(Command::Forget(caller.clone()));
+        }
+    }
+
+    /// Lets a client go that is no client any more, or another one under the same name: its connections end with the request
+    /// that is under way; idle ones end now, opaque ones when they end.
+    pub fn let_go(&self, caller: &Arc<Caller>) {
+        for peer in &self.peers {
+            let _ = peer.commands.send(Command::LetGo(caller.clone()));
         }
     }
 

@@ -267,7 +267,7 @@ impl RequestPath for HttpPath {
     }
 
     fn is_draining(&self) -> bool {
-        self.worker.is_draining()
+        self.worker.is_draining() || self.caller.is_let_go.get()
     }
 }
 

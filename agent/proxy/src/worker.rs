@@ -43,7 +43,9 @@ pub(crate) enum Command {
     /// Accept on these listeners.
     Listen(Arc<listener::Listening>),
     /// Forget a client that is gone, and close its connections.
-    Forget(Arc<str>),
+    Forget(Arc<Caller>),
+    /// Forget a client, and end its connections with the request that is under way.
+    LetGo(Arc<Caller>),
     /// Answer with the shard's sums.
     Collect(oneshot::Sender<Metrics>),
     /// End now.
@@ -197,6 +199,14 @@ impl Worker {
         local
     }
 
+    /// Another of the same name stays.
+    fn forget(&self, caller: &Arc<Caller>) {
+        let mut callers = self.callers.borrow_mut();
+        if callers.get(&caller.id).is_some_and(|local| Arc::ptr_eq(&local.caller, caller)) {
+            callers.remove(&caller.id);
+        }
+    }
+
     /// A random UUID (version 4) for `x-request-id`.
     pub(crate) fn request_id(&self) -> [u8; 36] {
         let mut random = [0u8; 16];
@@ -274,9 +284,13 @@ fn handle(worker: &Rc<Worker>, command: Command) {
     match command {
         Command::Serve(io, arrival) => connection::start(worker, io, arrival),
         Command::Listen(listening) => listener::start(worker, &listening),
-        Command::Forget(id) => {
-            worker.callers.borrow_mut().remove(&id);
-            worker.connections.close_of(&id);
+        Command::Forget(caller) => {
+            worker.forget(&caller);
+            worker.connections.close_of(&caller);
+        }
+        Command::LetGo(caller) => {
+            worker.forget(&caller);
+            worker.connections.let_go_of(&caller);
         }
         Command::End => {}
         // Whoever asked may have given up waiting.

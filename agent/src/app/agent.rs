@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::num::NonZeroU16;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use undermesh_redirect::Redirect;
@@ -22,9 +22,11 @@ use crate::source::Place;
 const RETRY: Duration = Duration::from_secs(2);
 /// Everything is looked at afresh this often, in case that news of a cgroup was lost.
 const RESCAN: Duration = Duration::from_secs(30);
-/// A pod whose first process is there joins its namespace within milliseconds, and nothing tells: it is looked for after the
-/// first of these, twice that, and so on until the last.
-const SOON: std::ops::Range<Duration> = Duration::from_millis(1)..Duration::from_millis(512);
+/// A process joins its pod's namespace some milliseconds after its cgroup, and nothing tells. So a pod that is not there yet is
+/// looked for this often, and one whose sandbox may be another that often, for so long after the last news of a cgroup.
+const SOON: Duration = Duration::from_millis(4);
+const LATER: Duration = Duration::from_millis(50);
+const SOON_FOR: Duration = Duration::from_secs(1);
 /// Origins of connections that nobody accepted for so long are removed.
 const STALE_ORIGIN: Duration = Duration::from_secs(60);
 
@@ -146,10 +148,14 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
     let mut last = first;
     let mut retry = tokio::time::interval(RETRY);
     let mut rescan = tokio::time::interval(RESCAN);
-    // When to look again for pods that are about to be there.
-    let mut soon = (first.waiting > 0).then_some(SOON.start);
+    // How long to look again and again for pods that are about to be there.
+    let mut soon_until = Instant::now() + SOON_FOR;
+    let mut recent = BTreeSet::new();
     loop {
         let mut touched = BTreeSet::new();
+        if Instant::now() > soon_until {
+            recent.clear();
+        }
         tokio::select! {
             signal = &mut end => {
                 tracing::info!(signal = signal?, "ending");
@@ -159,12 +165,12 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
                 published.publish(source.load().await);
             }
             pods = cgroups.changed() => {
+                recent.extend(&pods);
                 touched = pods;
-                soon = Some(SOON.start);
+                soon_until = Instant::now() + SOON_FOR;
             }
-            () = tokio::time::sleep(soon.unwrap_or_default()), if soon.is_some() => {
-                soon = soon.map(|waited| waited * 2).filter(|next| SOON.contains(next));
-            }
+            () = tokio::time::sleep(SOON), if last.waiting > 0 && Instant::now() < soon_until => {}
+            () = tokio::time::sleep(LATER), if !recent.is_empty() => touched.clone_from(&recent),
             _ = rescan.tick() => {
                 cgroups.rescan();
                 touched = cgroups.pods().map(|(uid, _)| uid).collect();
@@ -189,11 +195,6 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
                 let count = |pass: capture::Pass| (pass.captured, pass.failed);
                 if count(passed) != count(last) {
                     tracing::info!(captured = passed.captured, failed = passed.failed, "pods captured");
-                }
-                if passed.waiting == 0 {
-                    soon = None;
-                } else if passed.waiting > last.waiting {
-                    soon = Some(SOON.start);
                 }
                 last = passed;
             }

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::num::NonZeroU16;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
@@ -35,8 +35,9 @@ use place::{Found, Ground, Missing};
 /// Where the proxy listens in each pod, as Istio's sidecars do.
 pub const DEFAULT_LISTENER_PORT: NonZeroU16 = NonZeroU16::new(15001).expect("is not zero");
 const BACKLOG: i32 = 4096;
-/// How long connections are served under the number of a pod that changed or went.
-const KEEP_RETIRED: Duration = Duration::from_secs(60);
+/// How long connections are accepted under the number of a pod that is another now, or in the mesh no more: those that were
+/// on their way.
+const KEEP_RETIRED: Duration = Duration::from_secs(5);
 
 /// Callers by the number that the kernel knows them by.
 type Callers = Arc<ArcSwap<HashMap<u32, Arc<Caller>>>>;
@@ -55,6 +56,8 @@ pub struct Capture {
     retired: HashMap<u32, Instant>,
     /// The namespace of each caller.
     homes: HashMap<u32, NetnsCookie>,
+    /// Callers in whose place the same pod has another, while they have connections.
+    former: Vec<(u32, Weak<Caller>)>,
     /// What the kernel was told last; `None` before the first time, and after a failure.
     written: Option<Written>,
 }
@@ -78,6 +81,14 @@ struct Captured {
     found: Option<Found>,
     /// Why its connections are not captured. With a place, its fail mode is in force.
     failure: Option<Failure>,
+}
+
+impl Captured {
+    /// Whether both are in the same place.
+    fn is_where(&self, other: &Self) -> bool {
+        let place = |it: &Self| it.found.as_ref().map(|found| (found.place, found.netns.cookie()));
+        place(self).is_some() && place(self) == place(other)
+    }
 }
 
 /// Why a pod is not captured.
@@ -134,6 +145,7 @@ impl Capture {
             next_id: 0,
             retired: HashMap::new(),
             homes: HashMap::new(),
+            former: Vec::new(),
             written: None,
         })
     }
@@ -151,7 +163,7 @@ impl Capture {
         proxy: &Proxy,
     ) -> anyhow::Result<Pass> {
         let mut before = std::mem::take(&mut self.pods);
-        let mut gone: Vec<Arc<str>> = Vec::new();
+        let (mut gone, mut let_go) = (Vec::new(), Vec::new());
         let mut has_changed = false;
         for pod in wanted {
             let captured = match before.remove(&pod.key) {
@@ -165,31 +177,27 @@ impl Capture {
                 }
                 other => {
                     let known = other.as_ref().and_then(|it| it.failure.clone());
-                    // A changed pod is a new client to the rules: its pools start afresh.
-                    if other.is_some_and(|other| other.failure.is_none()) {
-                        gone.push(caller_id(&pod.key));
-                    }
                     let captured = self.capture(pod, around, proxy, known.as_ref());
                     has_changed |= known.is_none() || captured.failure != known;
+                    match other {
+                        // Another client to the rules, or none, where it was: what has begun ends well.
+                        Some(other) if other.is_where(&captured) => let_go.push(other.id),
+                        Some(other) => gone.push(other.id),
+                        None => {}
+                    }
                     captured
                 }
             };
             self.pods.insert(captured.wanted.key.clone(), captured);
         }
-        gone.extend(before.keys().map(caller_id));
+        gone.extend(before.values().map(|pod| pod.id));
         has_changed |= !before.is_empty();
         self.write(snapshot, self.pods.values().filter_map(|pod| self.workload(pod)).collect())?;
         // Only now does nothing lead to the listeners of those that are gone.
-        let used: HashSet<NetnsCookie> =
-            self.pods.values().filter_map(|pod| Some(pod.found.as_ref()?.netns.cookie())).collect();
-        self.inlets.retain(|netns, _| used.contains(netns));
         if has_changed || !self.retired.is_empty() {
-            self.publish_callers();
+            self.retire(&gone, &let_go, proxy);
         }
         drop(before);
-        for id in &gone {
-            proxy.forget(id);
-        }
         Ok(self.tally(has_changed))
     }
 
@@ -291,7 +299,8 @@ impl Capture {
         });
         self.homes.insert(id, netns.cookie());
         let mut callers = HashMap::clone(&self.callers.load());
-        callers.insert(id, caller);
+        self.former.retain(|(_, caller)| caller.strong_count() > 0);
+        self.former.extend(callers.insert(id, caller).map(|former| (id, Arc::downgrade(&former))));
         self.callers.store(Arc::new(callers));
     }
 
@@ -324,22 +333,35 @@ impl Capture {
         Ok(())
     }
 
-    /// Forgets the callers of pods that are gone. Where a listener is left, not at once: what the kernel redirected under the
-    /// old number is accepted a little later. Where none is, nothing keeps the namespace any longer.
-    fn publish_callers(&mut self) {
+    /// Forgets the callers of pods that are `gone`, and closes the listeners that nobody needs. Those of pods that were let go of
+    /// stay a little longer: what the kernel redirected under the old number is accepted now.
+    fn retire(&mut self, gone: &[u32], let_go: &[u32], proxy: &Proxy) {
         let now = Instant::now();
-        let live: HashSet<u32> = self.pods.values().map(|pod| pod.id).collect();
-        let mut callers = HashMap::clone(&self.callers.load());
-        for &id in callers.keys().filter(|id| !live.contains(id)) {
-            self.retired.entry(id).or_insert(now);
+        let known = self.callers.load_full();
+        for id in gone {
+            known.get(id).into_iter().for_each(|caller| proxy.forget(caller));
+            let former = self.former.iter().filter(|(of, _)| of == id);
+            former.filter_map(|(_, caller)| caller.upgrade()).for_each(|caller| proxy.forget(&caller));
+            // With it all that it was before.
+            if let Some(home) = self.homes.get(id) {
+                let homes = &self.homes;
+                self.retired.retain(|id, _| homes.get(id) != Some(home));
+            }
         }
-        let (homes, inlets) = (&self.homes, &self.inlets);
-        self.retired.retain(|id, since| {
-            let has_listener = homes.get(id).is_some_and(|netns| inlets.contains_key(netns));
-            has_listener && now.duration_since(*since) < KEEP_RETIRED
-        });
-        callers.retain(|id, _| live.contains(id) || self.retired.contains_key(id));
-        self.homes.retain(|id, _| callers.contains_key(id));
+        for id in let_go {
+            known.get(id).into_iter().for_each(|caller| proxy.let_go(caller));
+            let former = self.former.iter().filter(|(of, _)| of == id);
+            former.filter_map(|(_, caller)| caller.upgrade()).for_each(|caller| proxy.let_go(&caller));
+            self.retired.insert(*id, now);
+        }
+        self.retired.retain(|_, since| now.duration_since(*since) < KEEP_RETIRED);
+        let live = self.pods.values().filter(|pod| pod.wanted.enrolment.is_enrolled()).map(|pod| pod.id);
+        let kept: HashSet<u32> = live.chain(self.retired.keys().copied()).collect();
+        self.homes.retain(|id, _| kept.contains(id));
+        let used: HashSet<NetnsCookie> = self.homes.values().copied().collect();
+        self.inlets.retain(|netns, _| used.contains(netns));
+        let mut callers = HashMap::clone(&known);
+        callers.retain(|id, _| kept.contains(id));
         self.callers.store(Arc::new(callers));
     }
 

@@ -28,6 +28,9 @@ pub enum NotFound {
     /// There are processes, which this process cannot see.
     #[error("the pod's processes are in a PID namespace that the agent cannot see: it needs hostPID: true")]
     Hidden,
+    /// There are processes, whose namespaces this process may not see.
+    #[error("the agent may not look at the pod's processes: it lacks CAP_SYS_PTRACE")]
+    Forbidden,
     /// The pod's cgroup is gone.
     #[error("its cgroup is gone")]
     Gone,
@@ -55,11 +58,17 @@ pub fn identity(pod: &Path, proc: &Path, node: &Netns) -> Result<(u64, u64), Not
 }
 
 fn vote(pod: &Path, proc: &Path, node: &Netns) -> Result<(Vec<Process>, (u64, u64)), NotFound> {
-    let mut hidden = false;
+    let (mut hidden, mut forbidden) = (false, false);
     let mut processes = Vec::new();
     collect(pod, DEPTH, &mut |folder, pid| {
         hidden |= pid == 0;
-        let Ok(metadata) = fs::metadata(proc.join(pid.to_string()).join("ns/net")) else { return false };
+        let metadata = match fs::metadata(proc.join(pid.to_string()).join("ns/net")) {
+            Ok(metadata) => metadata,
+            Err(error) => {
+                forbidden |= error.kind() == io::ErrorKind::PermissionDenied;
+                return false;
+            }
+        };
         let netns = (metadata.dev(), metadata.ino());
         processes.push(Process { folder: folder.to_owned(), pid, netns });
         true
@@ -73,6 +82,7 @@ fn vote(pod: &Path, proc: &Path, node: &Netns) -> Result<(Vec<Process>, (u64, u6
     match winner {
         Some(winner) => Ok((processes, winner)),
         None if hidden => Err(NotFound::Hidden),
+        None if forbidden => Err(NotFound::Forbidden),
         None if is_empty => Err(NotFound::Empty),
         None => Err(NotFound::NotYet),
     }
