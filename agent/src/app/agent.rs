@@ -23,10 +23,12 @@ const RETRY: Duration = Duration::from_secs(2);
 /// Everything is looked at afresh this often, in case that news of a cgroup was lost.
 const RESCAN: Duration = Duration::from_secs(30);
 /// A process joins its pod's namespace some milliseconds after its cgroup, and nothing tells. So a pod that is not there yet is
-/// looked for this often, and one whose sandbox may be another that often, for so long after the last news of a cgroup.
+/// looked for this often, for so long after the last news of a cgroup.
 const SOON: Duration = Duration::from_millis(4);
-const LATER: Duration = Duration::from_millis(50);
 const SOON_FOR: Duration = Duration::from_secs(1);
+/// Then, as a busy node is slow, and for one whose sandbox may be another, this often, for so long.
+const LATER: Duration = Duration::from_millis(50);
+const LATER_FOR: Duration = Duration::from_secs(5);
 /// Origins of connections that nobody accepted for so long are removed.
 const STALE_ORIGIN: Duration = Duration::from_secs(60);
 
@@ -148,14 +150,16 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
     let mut last = first;
     let mut retry = tokio::time::interval(RETRY);
     let mut rescan = tokio::time::interval(RESCAN);
-    // How long to look again and again for pods that are about to be there.
-    let mut soon_until = Instant::now() + SOON_FOR;
+    let mut news_at = Instant::now();
+    // The pods of the last news.
     let mut recent = BTreeSet::new();
     loop {
         let mut touched = BTreeSet::new();
-        if Instant::now() > soon_until {
+        let since_news = news_at.elapsed();
+        if since_news > LATER_FOR {
             recent.clear();
         }
+        let step = if since_news < SOON_FOR { SOON } else { LATER };
         tokio::select! {
             signal = &mut end => {
                 tracing::info!(signal = signal?, "ending");
@@ -167,9 +171,9 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
             pods = cgroups.changed() => {
                 recent.extend(&pods);
                 touched = pods;
-                soon_until = Instant::now() + SOON_FOR;
+                news_at = Instant::now();
             }
-            () = tokio::time::sleep(SOON), if last.waiting > 0 && Instant::now() < soon_until => {}
+            () = tokio::time::sleep(step), if last.waiting > 0 && since_news < LATER_FOR => {}
             () = tokio::time::sleep(LATER), if !recent.is_empty() => touched.clone_from(&recent),
             _ = rescan.tick() => {
                 cgroups.rescan();
