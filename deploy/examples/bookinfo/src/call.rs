@@ -1,7 +1,7 @@
 //! Calls to another service: a name for the Host header, an address to dial, and connections kept for the next call.
 
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
 use bytes::Bytes;
@@ -16,13 +16,15 @@ use tokio::net::TcpStream;
 const PATIENCE: Duration = Duration::from_secs(3);
 /// More idle connections than that are closed.
 const IDLE: usize = 16;
+/// And those that were idle for so long. Bookinfo keeps none at all; one from before the mesh would go on as it was made.
+const IDLE_TIME: Duration = Duration::from_secs(5);
 
 /// A service that others call.
 #[derive(Debug)]
 pub(crate) struct Service {
     authority: HeaderValue,
     address: String,
-    idle: Mutex<Vec<SendRequest<Empty<Bytes>>>>,
+    idle: Mutex<Vec<(Instant, SendRequest<Empty<Bytes>>)>>,
 }
 
 impl Service {
@@ -80,14 +82,14 @@ impl Service {
         let body = answer.into_body().collect().await?.to_bytes();
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
         if idle.len() < IDLE {
-            idle.push(connection);
+            idle.push((Instant::now(), connection));
         }
         Ok((status, body))
     }
 
     fn kept(&self) -> Option<SendRequest<Empty<Bytes>>> {
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        idle.retain(|c| !c.is_closed());
-        idle.pop()
+        idle.retain(|(since, c)| !c.is_closed() && since.elapsed() < IDLE_TIME);
+        idle.pop().map(|(_, connection)| connection)
     }
 }
