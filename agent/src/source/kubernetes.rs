@@ -40,8 +40,10 @@ use store::Store;
 
 /// A change is handed out when nothing followed it for this long,
 const QUIET: Duration = Duration::from_millis(10);
-/// or so long after the first that was not handed out.
+/// or so long after the first that was not handed out;
 const LONGEST: Duration = Duration::from_millis(100);
+/// and so long after the last hand-out at the earliest: one change is in force at once, a hundred a second ten times.
+const SPACING: Duration = Duration::from_millis(100);
 
 /// See the module's text.
 #[derive(Debug)]
@@ -53,6 +55,8 @@ pub struct KubernetesSource {
     loaded: u64,
     /// When the first change came that was not.
     pending: Option<Instant>,
+    /// When something was handed out last.
+    last: Option<Instant>,
     /// Dropped, it ends the thread.
     end: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
@@ -188,6 +192,7 @@ impl KubernetesSource {
             shared,
             loaded: 0,
             pending: None,
+            last: None,
             end: Some(end),
             thread: Some(thread),
         })
@@ -202,6 +207,7 @@ impl KubernetesSource {
         // First the number: a change that comes in between is handed out twice rather than never.
         self.loaded = self.changes.borrow_and_update().number;
         self.pending = None;
+        self.last = Some(Instant::now());
         self.shared.store().loaded()
     }
 
@@ -217,6 +223,7 @@ impl KubernetesSource {
             }
             let first = *self.pending.get_or_insert(change.at);
             let due = (change.at + QUIET).min(first + LONGEST);
+            let due = self.last.map_or(due, |last| due.max(last + SPACING));
             if due <= Instant::now() {
                 return;
             }

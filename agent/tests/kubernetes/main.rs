@@ -7,4 +7,5 @@ mod export;
 mod faults;
 mod kinds;
 mod reading;
+mod scale;
 mod world;

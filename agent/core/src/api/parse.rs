@@ -533,10 +533,16 @@ impl Reader {
         Resource { meta: std::mem::take(&mut self.head.meta), spec, origin: Arc::clone(&self.origin) }
     }
 
-    /// Of Kubernetes objects there are thousands, and compile has little to say about them: their fields' lines go.
+    /// Of Kubernetes objects there are thousands, and compile has little to say about them: their fields' lines go, and
+    /// annotations that are others' business, of which some are larger than the object.
     fn shallow<T>(&mut self, spec: T) -> Resource<T> {
         let origin = Arc::new(self.origin.shallow());
-        Resource { meta: std::mem::take(&mut self.head.meta), spec, origin }
+        let mut meta = std::mem::take(&mut self.head.meta);
+        meta.annotations.retain(|key, _| {
+            let domain = key.split_once('/').map_or("", |(domain, _)| domain);
+            domain.ends_with("istio.io") || domain.ends_with("undermesh.io")
+        });
+        Resource { meta, spec, origin }
     }
 
     fn error(&mut self, code: Code, field: &str, message: impl Into<String>, hint: impl Into<String>) {

@@ -384,3 +384,14 @@ fn mesh_settings_that_are_not_read_are_warned_about() {
     let parsed = parse_mesh_config(json!({"connectTimeout": 3}), &ObjectMeta::default(), Origin::default());
     assert_eq!(said(&parsed), [(Severity::Error, Code::WrongType, "connectTimeout")]);
 }
+
+#[test]
+fn of_a_kubernetes_objects_annotations_only_those_are_kept_that_mean_something_here() {
+    let annotations = json!({"undermesh.io/fail-mode": "closed", "networking.istio.io/traffic-distribution": "Any",
+        "kubectl.kubernetes.io/last-applied-configuration": "{}", "prometheus.io/port": "80", "plain": "x"});
+    let value = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "a", "annotations": annotations},
+        "spec": {"ports": [{"port": 80}]}});
+    let object = parse(value, Origin::default()).object.unwrap();
+    let kept: Vec<&str> = object.meta().annotations.keys().map(String::as_str).collect();
+    assert_eq!(kept, ["networking.istio.io/traffic-distribution", "undermesh.io/fail-mode"]);
+}
