@@ -160,9 +160,45 @@ fn text_begins_with_file_and_line_as_compilers_do() {
     let folder = bad_folder("text");
     let output = folder.undermesh("check", &[]);
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    let want = format!("typo.yaml:{}: error[", line_of(TYPO, "timeuot"));
-    assert!(text.lines().any(|line| line.contains(&want)), "{want} in:\n{text}");
-    assert!(text.trim_end().ends_with(" objects in force: 3 errors, 1 warning, 0 remarks"), "{text}");
+    let path = folder.0.join("typo.yaml");
+    let want = format!("{}:{}: error[", path.display(), line_of(TYPO, "timeuot"));
+    assert!(text.lines().any(|line| line.starts_with(&want)), "{want} in:\n{text}");
+    assert!(text.trim_end().ends_with("4 files, 3 objects in force: 3 errors, 1 warning, 0 remarks"), "{text}");
+}
+
+#[test]
+fn files_are_named_as_they_were_given() {
+    let folder = Folder::of("given", &[("typo.yaml", TYPO)]);
+    let check = |path: &str| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_undermesh"));
+        let output = command.current_dir(&folder.0).args(["check", path]).output().unwrap();
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    for (path, want) in [("typo.yaml", "typo.yaml:7: "), ("./typo.yaml", "./typo.yaml:7: "), (".", "./typo.yaml:7: ")] {
+        assert!(check(path).starts_with(want), "{path}: {}", check(path));
+    }
+}
+
+#[test]
+fn an_empty_folder_is_told_from_a_good_one_and_a_missing_one_cannot_be_checked() {
+    let folder = Folder::of("empty", &[("notes.txt", "nothing")]);
+    let output = folder.undermesh("check", &[]);
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert_eq!(output.status.code(), Some(0), "{text}");
+    assert!(text.contains("no file ends in .yaml") && text.contains("0 files, 0 objects in force"), "{text}");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_undermesh"));
+    let output = command.args(["check", "./nowhere"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(3));
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(text.contains("./nowhere"), "{text}");
+}
+
+#[test]
+fn a_broken_document_says_what_is_skipped() {
+    let folder = bad_folder("skipped");
+    let output = folder.undermesh("check", &[]);
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(text.contains("the document of lines 9 to 13 (VirtualService) is skipped"), "{text}");
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! `undermesh check`
 
 use std::io::{Read, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use serde_json::json;
@@ -22,11 +22,13 @@ use crate::source::files::FilesSource;
 /// Without PATH it reads the cluster. With --against-cluster it says what applying the files to the cluster would change:
 /// objects, and remarks that come and go; then only errors that would come make the exit code 1.
 ///
-/// Exit code 0: no errors (there may be warnings, unless --fail-on says otherwise); 1: errors. Objects without errors apply whatever is wrong with others.
+/// Exit code 0: no errors (there may be warnings, unless --fail-on says otherwise); 1: errors. Objects without errors apply
+/// whatever is wrong with others.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   undermesh check ./mesh
   kubectl get vs,dr,gw,svc,pods,ns -A -o yaml | undermesh check -
+  undermesh check ./mesh --fail-on warning        for CI
   undermesh check --config ./mesh --output json
   undermesh check --context production
   undermesh check --against-cluster ./mesh/reviews.yaml
@@ -81,9 +83,12 @@ impl Args {
             change.print(self.output)?;
             return Ok(if self.fail_on.is_well(&change.come) { Answer::Yes } else { Answer::No });
         }
-        let loaded = match (paths.is_empty(), self.cluster.is_asked()) {
-            (true, _) => self.cluster.load()?,
-            (false, false) => load(&paths)?,
+        let (loaded, files) = match (paths.is_empty(), self.cluster.is_asked()) {
+            (true, _) => (self.cluster.load()?, None),
+            (false, false) => {
+                let (loaded, files) = read(&paths)?;
+                (loaded, Some(files))
+            }
             (false, true) => {
                 bail!("files or a cluster: with --against-cluster, the one is compared with the other")
             }
@@ -91,8 +96,12 @@ impl Args {
         let objects = loaded.inputs.count();
         let diagnostics = remarks(loaded);
         let is_valid = !diagnostics.iter().any(|diagnostic| diagnostic.severity == Severity::Error);
-        print(self.output, objects, &diagnostics, is_valid)?;
-        Ok(if self.fail_on.is_well(&diagnostics) { Answer::Yes } else { Answer::No })
+        let is_well = self.fail_on.is_well(&diagnostics);
+        match self.output {
+            Output::Table => text(&paths, files, objects, diagnostics)?,
+            Output::Json | Output::Yaml => programs(self.output, &diagnostics, is_valid)?,
+        }
+        Ok(if is_well { Answer::Yes } else { Answer::No })
     }
 }
 
@@ -119,49 +128,72 @@ fn remarks(loaded: Loaded) -> Vec<Diagnostic> {
 /// # Errors
 /// No path was given, one does not exist, or standard input cannot be read.
 pub(super) fn load(paths: &[PathBuf]) -> anyhow::Result<Loaded> {
+    Ok(read(paths)?.0)
+}
+
+/// The same, and from how many files.
+fn read(paths: &[PathBuf]) -> anyhow::Result<(Loaded, usize)> {
     anyhow::ensure!(!paths.is_empty(), "give a folder or file of configuration, or `-` for standard input");
     if paths == [PathBuf::from("-")] {
         let mut text = String::new();
         std::io::stdin().read_to_string(&mut text).context("reading standard input")?;
-        return Ok(crate::source::files::load_text("stdin", &text));
+        return Ok((crate::source::files::load_text("stdin", &text), 1));
     }
-    for path in paths {
-        std::fs::metadata(path).with_context(|| format!("{}", path.display()))?;
-    }
-    Ok(FilesSource::of(paths.to_vec()).load())
+    let mut source = FilesSource::open(paths.to_vec())?;
+    let loaded = source.load();
+    Ok((loaded, source.files()))
 }
 
-fn print(output: Output, objects: usize, diagnostics: &[Diagnostic], is_valid: bool) -> anyhow::Result<()> {
+/// For people: a line for each remark, then what they are about. Files are named so that an editor finds them from here; the
+/// JSON names them from the folder, whoever asks.
+fn text(
+    paths: &[PathBuf],
+    files: Option<usize>,
+    objects: usize,
+    mut diagnostics: Vec<Diagnostic>,
+) -> anyhow::Result<()> {
     let mut out = std::io::BufWriter::new(std::io::stdout().lock());
-    match output {
-        Output::Table => {
-            for diagnostic in diagnostics {
-                writeln!(out, "{diagnostic}")?;
-            }
-            let count =
-                |severity| diagnostics.iter().filter(|diagnostic| diagnostic.severity == severity).count();
-            let many =
-                |count: usize, what: &str| format!("{count} {what}{}", if count == 1 { "" } else { "s" });
-            writeln!(
-                out,
-                "{} in force: {}, {}, {}",
-                many(objects, "object"),
-                many(count(Severity::Error), "error"),
-                many(count(Severity::Warning), "warning"),
-                many(count(Severity::Info), "remark"),
-            )?;
-        }
-        Output::Json | Output::Yaml => {
-            // What Istio's admission would say by itself: what we refuse is not among it.
-            let is_admitted = !diagnostics
-                .iter()
-                .any(|diagnostic| diagnostic.is_error() && diagnostic.code != Code::Refused);
-            let value = json!({
-                "version": 1, "valid": is_valid, "admitted": is_admitted, "diagnostics": diagnostics
-            });
-            super::output::document(&mut out, output, &value)?;
+    if let [root] = paths {
+        for file in diagnostics.iter_mut().filter_map(|it| it.file.as_mut()) {
+            *file = from_here(root, file);
         }
     }
+    for diagnostic in &diagnostics {
+        writeln!(out, "{diagnostic}")?;
+    }
+    if files == Some(0) {
+        writeln!(out, "nothing to read: no file ends in .yaml, .yml or .json")?;
+    }
+    let count = |severity| diagnostics.iter().filter(|diagnostic| diagnostic.severity == severity).count();
+    let many = |count: usize, what: &str| format!("{count} {what}{}", if count == 1 { "" } else { "s" });
+    let files = files.map_or_else(String::new, |files| format!("{}, ", many(files, "file")));
+    writeln!(
+        out,
+        "{files}{} in force: {}, {}, {}",
+        many(objects, "object"),
+        many(count(Severity::Error), "error"),
+        many(count(Severity::Warning), "warning"),
+        many(count(Severity::Info), "remark"),
+    )?;
+    out.flush()?;
+    Ok(())
+}
+
+/// The path of a file that the only root names from itself.
+fn from_here(root: &Path, file: &str) -> String {
+    let path = if root.is_dir() && !Path::new(file).is_absolute() { root.join(file) } else { root.to_owned() };
+    if root == Path::new("-") { file.to_owned() } else { path.display().to_string() }
+}
+
+fn programs(output: Output, diagnostics: &[Diagnostic], is_valid: bool) -> anyhow::Result<()> {
+    // What Istio's admission would say by itself: what we refuse is not among it.
+    let is_admitted =
+        !diagnostics.iter().any(|diagnostic| diagnostic.is_error() && diagnostic.code != Code::Refused);
+    let value = json!({
+        "version": 1, "valid": is_valid, "admitted": is_admitted, "diagnostics": diagnostics
+    });
+    let mut out = std::io::BufWriter::new(std::io::stdout().lock());
+    super::output::document(&mut out, output, &value)?;
     out.flush()?;
     Ok(())
 }

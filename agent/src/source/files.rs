@@ -106,6 +106,11 @@ impl FilesSource {
         Ok(Self::of(roots))
     }
 
+    /// How many files were there when it loaded last.
+    pub fn files(&self) -> usize {
+        self.loaded.files.len()
+    }
+
     /// Reads what changed since the last time. Blocks on the file system.
     pub fn load(&mut self) -> Loaded {
         let scan = scan::scan(&self.roots);

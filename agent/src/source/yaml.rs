@@ -7,9 +7,11 @@
 //! A document ends at a line that starts with `---`, whatever state the parser is in; YAML forbids such a line inside a
 //! document. So a broken document does not disturb the next one.
 
+mod mistake;
 mod scalar;
 mod tree;
 
+pub use mistake::skipped;
 pub use tree::{Document, Error, parse_document};
 
 /// A document's text within its file.

@@ -76,7 +76,10 @@ pub fn read_text(file: &str, text: &str) -> Vec<FileDocument> {
             }
             Err(error) => {
                 let code = if error.is_duplicate_key { Code::DuplicateKey } else { Code::Syntax };
-                documents.push(FileDocument::broken(file, error.line, code, error.message));
+                let message = format!("{}; {}", error.message, yaml::skipped(chunk));
+                let mut document = FileDocument::broken(file, error.line, code, message);
+                document.diagnostics.iter_mut().for_each(|it| it.hint = error.hint.to_owned());
+                documents.push(document);
             }
         }
     }

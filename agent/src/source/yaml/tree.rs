@@ -8,6 +8,7 @@ use saphyr_parser::{Event, Parser, ScalarStyle, Span, Tag};
 use serde_json::{Map, Value};
 use undermesh_core::api::origin::{Lines, Step};
 
+use super::mistake::{self, Within};
 use super::{Chunk, scalar};
 
 /// Deeper nesting is an error; Kubernetes objects reach about 20.
@@ -32,6 +33,8 @@ pub struct Error {
     pub line: u32,
     /// What is wrong.
     pub message: String,
+    /// What to change; empty if the message says it.
+    pub hint: &'static str,
     /// A mapping has a key twice (which is not an error of syntax).
     pub is_duplicate_key: bool,
 }
@@ -46,10 +49,9 @@ pub fn parse_document(chunk: Chunk<'_>) -> Result<Option<Document>, Error> {
         root: None,
     };
     for event in Parser::new_from_str(chunk.text) {
-        let (event, span) = event.map_err(|error| Error {
-            line: chunk.first_line.saturating_add(line_of(error.marker().line())),
-            message: format!("invalid YAML: {}", error.info()),
-            is_duplicate_key: false,
+        let (event, span) = event.map_err(|error| {
+            let line = chunk.first_line.saturating_add(line_of(error.marker().line()));
+            mistake::syntax(chunk, line, error.info(), builder.within())
         })?;
         builder.event(event, span)?;
     }
@@ -170,6 +172,15 @@ impl Builder {
         Ok(())
     }
 
+    /// What is open.
+    fn within(&self) -> Option<Within> {
+        let (lines, bracket) = match self.stack.last()? {
+            Frame::List { lines, .. } => (lines, '['),
+            Frame::Mapping(mapping) => (&mapping.lines, '{'),
+        };
+        Some(Within { line: lines.line()?, bracket })
+    }
+
     fn wants_key(&self) -> bool {
         matches!(self.stack.last(), Some(Frame::Mapping(Mapping { key: None, .. })))
     }
@@ -203,11 +214,7 @@ impl Mapping {
         let Some((key, key_line)) = self.key.take() else {
             let key = key_text(&node.value).ok_or_else(|| error(line, "a mapping key must be a string"))?;
             if self.entries.contains_key(&key) {
-                return Err(Error {
-                    line,
-                    message: format!("the key {key:?} is here for the second time"),
-                    is_duplicate_key: true,
-                });
+                return Err(mistake::duplicate_key(line, &key));
             }
             self.key = Some((key, line));
             return Ok(());
@@ -262,7 +269,7 @@ impl Mapping {
 }
 
 fn error(line: u32, message: impl Into<String>) -> Error {
-    Error { line, message: message.into(), is_duplicate_key: false }
+    Error { line, message: message.into(), hint: "", is_duplicate_key: false }
 }
 
 /// JSON has string keys only; `kubectl` turns numbers and booleans into strings.
@@ -348,7 +355,7 @@ mod tests {
     #[test]
     fn errors_name_their_line() {
         for (text, line, message) in [
-            ("a: 1\nb: [\n", 3, "invalid YAML"),
+            ("a: 1\nb: [\n", 2, "invalid YAML"),
             ("a: 1\n b: 2\n", 2, "invalid YAML"),
             ("a: 1\nb: 2\na: 3\n", 3, "the key \"a\" is here for the second time"),
             ("a: .inf\n", 1, "JSON has no such number"),
