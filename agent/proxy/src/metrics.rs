@@ -180,6 +180,11 @@ impl Metrics {
         self.counters.get(&(counter as usize)).copied().unwrap_or_default()
     }
 
+    /// Requests of all series.
+    pub fn requests(&self) -> u64 {
+        self.http.values().map(|series| series.requests).sum()
+    }
+
     /// Prometheus text format.
     pub fn render(&self, out: &mut String) {
         self.render_http(out);

@@ -42,10 +42,10 @@ pub struct ProgramInfo {
     pub tag: String,
     /// The number of the link that attaches it.
     pub link_id: u32,
-    /// How often it ran and for how long in total, in nanoseconds; zeros unless the sysctl kernel.bpf_stats_enabled is on.
-    pub runs: u64,
-    /// See `runs`.
-    pub run_time_ns: u64,
+    /// How often it ran; `None` if the kernel does not count (sysctl kernel.bpf_stats_enabled is off).
+    pub runs: Option<u64>,
+    /// For how long in total, in nanoseconds; as `runs`.
+    pub run_time_ns: Option<u64>,
 }
 
 /// A map.
@@ -174,6 +174,8 @@ impl Redirect {
     }
 
     fn programs(&self) -> Result<Vec<ProgramInfo>, Error> {
+        let is_counting = std::fs::read_to_string("/proc/sys/kernel/bpf_stats_enabled")
+            .is_ok_and(|text| text.trim() != "0");
         self.attached
             .iter()
             .map(|attached| {
@@ -189,8 +191,9 @@ impl Redirect {
                     id: info.id,
                     tag: info.tag.iter().map(|byte| format!("{byte:02x}")).collect(),
                     link_id: link.id(),
-                    runs: info.run_cnt,
-                    run_time_ns: info.run_time_ns,
+                    // Somebody may have turned it on by another way than the sysctl.
+                    runs: (is_counting || info.run_cnt > 0).then_some(info.run_cnt),
+                    run_time_ns: (is_counting || info.run_cnt > 0).then_some(info.run_time_ns),
                 })
             })
             .collect()

@@ -50,6 +50,7 @@ pub(super) async fn status(state: &State) -> Value {
         "traffic": {
             "connections": traffic.counter(Counter::Active),
             "accepted": traffic.counter(Counter::Accepted),
+            "requests": traffic.requests(),
             "refused_no_origin": traffic.counter(Counter::RefusedNoOrigin),
             "malformed_requests": traffic.counter(Counter::Malformed),
             "access_log_lines_lost": state.log_sink.dropped_lines(),
