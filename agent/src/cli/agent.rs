@@ -8,7 +8,7 @@ use std::time::Duration;
 use clap::ValueEnum;
 use undermesh_proxy::access_log::Format;
 
-use super::Answer;
+use super::{Answer, Logging};
 use crate::app::{self, Common, capture};
 use crate::report;
 
@@ -63,6 +63,8 @@ pub(super) struct Args {
 /// What both roles take.
 #[derive(Debug, clap::Args)]
 pub(super) struct CommonArgs {
+    #[command(flatten)]
+    pub(super) logging: Logging,
     #[command(flatten)]
     source: super::source::SourceArgs,
     /// Where to answer the other verbs.
@@ -119,6 +121,10 @@ impl CommonArgs {
 }
 
 impl Args {
+    pub(super) fn logging(&self) -> &Logging {
+        &self.common.logging
+    }
+
     pub(super) fn run(self) -> anyhow::Result<Answer> {
         let node =
             self.node.unwrap_or_else(|| rustix::system::uname().nodename().to_string_lossy().into_owned());

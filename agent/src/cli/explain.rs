@@ -56,7 +56,8 @@ pub(super) struct Args {
     /// http1, http1.0, http2, grpc, tls or tcp. Default: http1; of an https URL tls, as that is what leaves a pod.
     #[arg(long, value_name = "PROTOCOL")]
     protocol: Option<String>,
-    /// Many requests at once; `-` is standard input.
+    /// Many requests at once, as `{"requests": [{"id": "a", "port": 9080, "authority": "reviews", "path": "/"}, ...]}`
+    /// (docs/explain-schema.md has all keys); `-` is standard input.
     #[arg(long, value_name = "FILE", conflicts_with_all = ["url", "header", "pod", "gateway"])]
     requests: Option<PathBuf>,
     /// Folders and files of configuration; without it, the running agent is asked.

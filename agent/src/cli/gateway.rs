@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use super::Answer;
 use super::agent::CommonArgs;
+use super::{Answer, Logging};
 use crate::app;
 
 /// The proxy as a gateway.
@@ -38,6 +38,10 @@ fn label(text: &str) -> Result<(String, String), String> {
 }
 
 impl Args {
+    pub(super) fn logging(&self) -> &Logging {
+        &self.common.logging
+    }
+
     pub(super) fn run(self) -> anyhow::Result<Answer> {
         let name =
             self.name.unwrap_or_else(|| rustix::system::uname().nodename().to_string_lossy().into_owned());

@@ -21,14 +21,25 @@ use crate::telemetry::{self, LogFormat};
 #[derive(Debug, Parser)]
 #[command(name = "undermesh", version, max_term_width = 110, propagate_version = true)]
 pub struct Cli {
-    /// What to log: a level, or a filter such as `undermesh_proxy=debug,info`.
-    #[arg(long, global = true, default_value = "info", env = "UNDERMESH_LOG", value_name = "FILTER")]
-    log: String,
-    /// How log lines look.
-    #[arg(long, global = true, value_enum, default_value = "text", env = "UNDERMESH_LOG_FORMAT")]
-    log_format: LogFormat,
+    /// As after `agent` and `gateway`, the verbs that log.
+    #[arg(long, hide = true, value_name = "FILTER")]
+    log: Option<String>,
+    /// Likewise.
+    #[arg(long, hide = true, value_enum)]
+    log_format: Option<LogFormat>,
     #[command(subcommand)]
     verb: Verb,
+}
+
+/// Of the verbs that run on and log.
+#[derive(Debug, clap::Args)]
+struct Logging {
+    /// What to log: a level, or a filter such as `undermesh_proxy=debug,info`.
+    #[arg(long, default_value = "info", env = "UNDERMESH_LOG", value_name = "FILTER")]
+    log: String,
+    /// How log lines look.
+    #[arg(long, value_enum, default_value = "text", env = "UNDERMESH_LOG_FORMAT")]
+    log_format: LogFormat,
 }
 
 #[derive(Debug, Subcommand)]
@@ -67,11 +78,11 @@ impl Cli {
     pub fn run(self) -> anyhow::Result<Answer> {
         match self.verb {
             Verb::Agent(args) => {
-                telemetry::start(&self.log, self.log_format)?;
+                start_logging(args.logging(), self.log, self.log_format)?;
                 args.run()
             }
             Verb::Gateway(args) => {
-                telemetry::start(&self.log, self.log_format)?;
+                start_logging(args.logging(), self.log, self.log_format)?;
                 args.run()
             }
             Verb::Check(args) => args.run(),
@@ -83,6 +94,15 @@ impl Cli {
     }
 }
 
+/// What stands before the verb goes before its own.
+fn start_logging(
+    own: &Logging,
+    before: Option<String>,
+    format_before: Option<LogFormat>,
+) -> anyhow::Result<()> {
+    telemetry::start(&before.unwrap_or_else(|| own.log.clone()), format_before.unwrap_or(own.log_format))
+}
+
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory;
@@ -92,5 +112,21 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_log_is_filtered_before_or_after_the_verbs_that_log_and_nothing_is_said_of_it_elsewhere() {
+        for line in [["--log", "debug", "agent"], ["agent", "--log", "debug"]] {
+            let words = ["undermesh"].into_iter().chain(line).chain(["--config", "."]);
+            Cli::try_parse_from(words).unwrap();
+        }
+        let mut command = Cli::command();
+        command.build();
+        for verb in command.get_subcommands_mut().filter(|it| !it.is_hide_set() && it.get_name() != "help") {
+            let name = verb.get_name().to_owned();
+            let help = verb.render_long_help().to_string();
+            assert_eq!(help.contains("--log "), ["agent", "gateway"].contains(&&*name), "{name}");
+            assert!(help.contains("Example"), "{name} has no example");
+        }
     }
 }

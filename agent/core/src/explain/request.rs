@@ -21,14 +21,23 @@ impl Requests {
     /// # Errors
     /// The text is not of that form, or an entry is wrong: each such entry is named by its position and id.
     pub fn parse(text: &[u8]) -> Result<Self, BadRequests> {
-        #[derive(Deserialize)]
-        struct File {
-            requests: Vec<Value>,
-        }
-        let file: File = serde_json::from_slice(text).map_err(|error| BadRequests(error.to_string()))?;
+        let bad = |why: &str| {
+            BadRequests(format!("{why}: write {{\"requests\": [{{...}}, ...]}} (docs/explain-schema.md)"))
+        };
+        let value: Value =
+            serde_json::from_slice(text).map_err(|error| bad(&format!("not JSON: {error}")))?;
+        let entries = match value {
+            Value::Object(mut file) => match file.remove("requests") {
+                Some(Value::Array(entries)) => entries,
+                Some(_) => return Err(bad("`requests` is no list")),
+                None => return Err(bad("there is no key `requests`")),
+            },
+            Value::Array(_) => return Err(bad("a list without the key `requests` around it")),
+            _ => return Err(bad("neither a mapping nor a list")),
+        };
         let mut requests = Vec::new();
         let mut wrong = Vec::new();
-        for (index, entry) in file.requests.into_iter().enumerate() {
+        for (index, entry) in entries.into_iter().enumerate() {
             let id =
                 entry.get("id").and_then(Value::as_str).map(|id| format!(" ({id:?})")).unwrap_or_default();
             let read: Result<Request, _> = serde_path_to_error::deserialize(entry);

@@ -357,8 +357,17 @@ fn a_bad_entry_is_named_by_position_and_id() {
         assert!(error.contains(says), "{entry}: {error}");
         assert!(!error.contains("good"), "{error}");
     }
-    for text in ["", "[]", "{}", "{\"requests\": 1}"] {
-        assert!(Requests::parse(text.as_bytes()).is_err(), "{text}");
+    for (text, says) in [
+        ("", "not JSON"),
+        ("[]", "a list without the key `requests`"),
+        ("[{\"port\": 80}]", "a list without the key `requests`"),
+        ("{}", "no key `requests`"),
+        ("{\"requests\": 1}", "`requests` is no list"),
+        ("7", "neither a mapping nor a list"),
+    ] {
+        let error = Requests::parse(text.as_bytes()).expect_err(text).to_string();
+        assert!(error.contains(says), "{text}: {error}");
+        assert!(error.contains("docs/explain-schema.md"), "{text}: {error}");
     }
     assert_eq!(Requests::parse(b"{\"requests\": []}").map(|it| it.requests.len()), Ok(0));
 }
