@@ -4,6 +4,7 @@
 //! somebody is waiting for that very signal ([`wait_for_interrupt`]).
 
 use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError, mpsc};
 
 use anyhow::Context as _;
@@ -12,6 +13,9 @@ use crate::leftovers;
 
 /// What the shell reports for a program ended by SIGINT.
 const EXIT_INTERRUPTED: i32 = 128 + 2;
+
+/// Everything is being removed under the hands of whoever still works with it.
+static IS_REMOVING: AtomicBool = AtomicBool::new(false);
 
 #[derive(Default)]
 struct State {
@@ -48,6 +52,14 @@ pub fn wait_for_interrupt() {
     let _ = wait.recv();
 }
 
+/// Does not return once a signal has begun to remove the worlds: what is found in them from then on is of no interest to
+/// anyone, and the process ends when they are gone.
+pub fn stop_if_interrupted() {
+    while IS_REMOVING.load(Ordering::SeqCst) {
+        std::thread::park();
+    }
+}
+
 fn listen() -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
     let (mut interrupt, mut terminate) = runtime.block_on(async {
@@ -76,6 +88,7 @@ fn listen() -> anyhow::Result<()> {
 }
 
 fn clean_up_and_exit() -> ! {
+    IS_REMOVING.store(true, Ordering::SeqCst);
     for world in with_state(|s| s.worlds.clone()) {
         match leftovers::remove(&world) {
             Ok(()) => eprintln!("\ninterrupted: removed all of {world}"),

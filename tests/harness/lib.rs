@@ -44,7 +44,7 @@ pub use binaries::{Binaries, Profile};
 pub use bpf::still_loaded;
 pub use cgroup::v1_hierarchies;
 pub use config::Config;
-pub use interrupt::wait_for_interrupt;
+pub use interrupt::{stop_if_interrupted, wait_for_interrupt};
 pub use link::{Prefix, Step, configure, settle};
 pub use manifest::{PodSpec, Port};
 pub use netns::NetNs;

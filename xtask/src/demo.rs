@@ -15,7 +15,7 @@ mod stage;
 use std::time::Instant;
 
 use anyhow::{Context as _, bail};
-use undermesh_tests::{Binaries, Profile, still_loaded, wait_until};
+use undermesh_tests::{Binaries, Profile, still_loaded, stop_if_interrupted, wait_until};
 
 use crate::demo::report::{Finding, Report, progress};
 use crate::demo::stage::Stage;
@@ -48,8 +48,12 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     };
     let began = Instant::now();
     let mut report = Report::default();
-    let stage = Stage::set(binaries)?;
+    let stage = Stage::set(binaries);
+    // What failed because all was removed is no finding.
+    stop_if_interrupted();
+    let stage = stage?;
     drive::all(&stage, &mut report)?;
+    stop_if_interrupted();
     print!("{}", report.text());
     if args.keep {
         keep::until_interrupted(&stage)?;

@@ -92,7 +92,11 @@ pub(crate) fn configuration(stage: &Stage) -> anyhow::Result<Finding> {
     let diagnostics = agent.ask(&["diagnostics"])?;
     let lines = diagnostics.as_array().into_iter().flatten().map(|d| {
         let text = |key: &str| d.get(key).and_then(Value::as_str).unwrap_or_default();
-        format!("{} {}/{}: {}", text("severity"), text("kind"), text("name"), text("message"))
+        let about = match text("severity") {
+            "info" => "worth knowing, nothing to mend:",
+            other => other,
+        };
+        format!("{about} {}/{}: {}", text("kind"), text("name"), text("message"))
     });
     let show = |n: Option<u64>| n.map_or("no".into(), |n| n.to_string());
     Ok(Finding::new("The configuration as it is read")
@@ -235,13 +239,13 @@ pub(crate) fn with_and_without(stage: &Stage) -> anyhow::Result<Finding> {
     let refused = outside.iter().filter(|e| e.get("error").is_some()).count() as u64;
     let answered = direct.iter().filter(|e| status(e) == 200).count() as u64;
     Ok(Finding::new("The same service with and without the mesh")
-        .asked(format!(
-            "from the mesh 1 connect redirected; from outside {} not, service address unreachable, pod answers at once",
+        .asked("a pod in the mesh is brought to the proxy; one outside is left alone, and has only the pod's own address")
+        .seen(format!("in the mesh {redirected} of 1 redirected ({})", words(&within)))
+        .detail(format!(
+            "outside {left_alone} of {} left alone, {also_redirected} redirected\n\
+             of those, to the service's address: {refused} of {CONNECTS} unreachable\n\
+             of those, to the pod's address: {answered} of {CONNECTS} answered within {slowest:.0} ms",
             2 * CONNECTS
-        ))
-        .seen(format!(
-            "from the mesh {redirected} redirected ({}); from outside {left_alone} left alone and {also_redirected} redirected, {refused} unreachable, {answered} answered within {slowest:.0} ms",
-            words(&within)
         ))
         .holds(
             redirected == 1

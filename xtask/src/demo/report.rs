@@ -6,6 +6,7 @@ use std::time::Instant;
 
 /// One line of progress, with the time since the first.
 pub(crate) fn progress(what: &str) {
+    undermesh_tests::stop_if_interrupted();
     static BEGAN: OnceLock<Instant> = OnceLock::new();
     println!("[{:5.1} s] {what}", BEGAN.get_or_init(Instant::now).elapsed().as_secs_f64());
 }

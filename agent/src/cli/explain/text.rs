@@ -1,6 +1,7 @@
 //! Answers of `explain` for people: the way of the decision, then all that comes of it. Made of the JSON, which a running agent
 //! sends as well.
 
+use std::collections::BTreeMap;
 use std::io::Write;
 
 use serde_json::Value;
@@ -71,20 +72,46 @@ fn destination(out: &mut impl Write, destination: &Value) -> anyhow::Result<()> 
     let response = &destination["response"];
     let kept = [("set", &response["headers_set"]), ("add", &response["headers_added"])];
     changes(out, "response", &kept, &response["headers_removed"])?;
-    for endpoint in list(&destination["endpoints"]) {
+    for group in by_endpoint(list(&destination["endpoints"])) {
+        let [endpoint, ..] = group.as_slice() else { continue };
         let state = match endpoint["excluded"].as_str() {
             Some(why) => format!("out: {why}"),
             None => format!("{:.1}%", endpoint["share"].as_f64().unwrap_or_default() * 100.0),
         };
-        let address = text(&endpoint["address"]);
-        let address = if address.contains(':') { format!("[{address}]") } else { address.to_owned() };
+        let addresses: Vec<_> = group.iter().map(|endpoint| socket_address(endpoint)).collect();
         let locality = match text(&endpoint["locality"]) {
             "" | "-" => String::new(),
             locality => format!(" in {locality}"),
         };
-        writeln!(out, "      {} {address}:{}{locality} {state}", text(&endpoint["id"]), endpoint["port"])?;
+        writeln!(out, "      {} {}{locality} {state}", text(&endpoint["id"]), addresses.join(", "))?;
     }
     Ok(())
+}
+
+/// What is out has a row for each address of either family, where what is in has only the one that requests go to: a line for
+/// each endpoint, in order.
+fn by_endpoint(endpoints: &[Value]) -> Vec<Vec<&Value>> {
+    let mut groups: Vec<Vec<&Value>> = Vec::new();
+    let mut known = BTreeMap::new();
+    for endpoint in endpoints {
+        let Some(why) = endpoint["excluded"].as_str() else {
+            groups.push(vec![endpoint]);
+            continue;
+        };
+        let at = *known.entry((text(&endpoint["id"]), why)).or_insert(groups.len());
+        match groups.get_mut(at) {
+            Some(group) => group.push(endpoint),
+            None => groups.push(vec![endpoint]),
+        }
+    }
+    groups
+}
+
+fn socket_address(endpoint: &Value) -> String {
+    match text(&endpoint["address"]) {
+        v6 if v6.contains(':') => format!("[{v6}]:{}", endpoint["port"]),
+        other => format!("{other}:{}", endpoint["port"]),
+    }
 }
 
 /// Header changes, a line each.
@@ -233,6 +260,32 @@ mod tests {
              connectionPool from DestinationRule shop/d (d.yaml:7)\n   90.0% catalog subset v1 port 80 by RANDOM\n      \
              sent: c /x\n      request header set: x-env: a\n      request header removed: x-b\n      \
              response header add: x-r: b\n      c-1 [fd00::1]:8080 in r/z/s 100.0%\n      c-2 10.0.0.2:8080 out: not ready\n"
+        );
+    }
+
+    #[test]
+    fn an_endpoint_of_two_families_is_one_line_whether_it_is_in_or_out() {
+        let endpoint = |id: &str, address: &str, excluded: Option<&str>| json!({"id": id, "address": address, "port": 9080, "share": 1.0, "excluded": excluded});
+        let out = Some("not in the subset");
+        let endpoints = [
+            endpoint("v2", "10.0.0.2", None),
+            endpoint("v1", "10.0.0.1", out),
+            endpoint("v3", "10.0.0.3", out),
+            endpoint("v1", "fd00::1", out),
+            endpoint("v3", "10.0.0.4", Some("not ready")),
+        ];
+        let text = printed(
+            &json!({"outcome": "forward", "destinations": [{"host": "r", "share": 1.0, "endpoints": endpoints}]}),
+        );
+        let lines: Vec<_> = text.lines().map(str::trim).filter(|line| line.starts_with('v')).collect();
+        assert_eq!(
+            lines,
+            [
+                "v2 10.0.0.2:9080 100.0%",
+                "v1 10.0.0.1:9080, [fd00::1]:9080 out: not in the subset",
+                "v3 10.0.0.3:9080 out: not in the subset",
+                "v3 10.0.0.4:9080 out: not ready",
+            ]
         );
     }
 
