@@ -163,7 +163,10 @@ fn text_begins_with_file_and_line_as_compilers_do() {
     let path = folder.0.join("typo.yaml");
     let want = format!("{}:{}: error[", path.display(), line_of(TYPO, "timeuot"));
     assert!(text.lines().any(|line| line.starts_with(&want)), "{want} in:\n{text}");
-    assert!(text.trim_end().ends_with("4 files, 3 objects in force: 3 errors, 1 warning, 0 remarks"), "{text}");
+    assert!(
+        text.trim_end().ends_with("4 files, 3 objects in force: 3 errors, 1 warning, 0 remarks"),
+        "{text}"
+    );
 }
 
 #[test]
@@ -174,7 +177,9 @@ fn files_are_named_as_they_were_given() {
         let output = command.current_dir(&folder.0).args(["check", path]).output().unwrap();
         String::from_utf8_lossy(&output.stdout).into_owned()
     };
-    for (path, want) in [("typo.yaml", "typo.yaml:7: "), ("./typo.yaml", "./typo.yaml:7: "), (".", "./typo.yaml:7: ")] {
+    for (path, want) in
+        [("typo.yaml", "typo.yaml:7: "), ("./typo.yaml", "./typo.yaml:7: "), (".", "./typo.yaml:7: ")]
+    {
         assert!(check(path).starts_with(want), "{path}: {}", check(path));
     }
 }

@@ -27,3 +27,4 @@ pub mod retry_budget;
 pub mod route;
 pub mod snapshot;
 pub mod view;
+pub mod vocabulary;

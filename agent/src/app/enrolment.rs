@@ -10,22 +10,15 @@ use undermesh_core::api::meta::{Key, Resource};
 use undermesh_core::client::Client;
 use undermesh_core::inputs::{Inputs, Objects};
 use undermesh_core::inventory::{Namespace, Node, Pod, PodPhase, PodUid};
+pub use undermesh_core::vocabulary::{
+    CGROUP_ANNOTATION, EXCLUDE_PORTS_ANNOTATION, FAIL_MODE_ANNOTATION, MODE_LABEL, NETNS_ANNOTATION,
+};
 use undermesh_redirect::plan::{ExcludedPorts, FailMode};
 
-/// On a namespace or pod; `undermesh` enrols, on a pod `none` opts out.
-pub const MODE_LABEL: &str = "istio.io/dataplane-mode";
 /// On a namespace, `enabled`: Istio's own label, which counts where [`Rules::istio_injection`] says so.
 pub const INJECTION_LABEL: &str = "istio-injection";
 /// On a pod, `false`: Istio's way to leave it out of a namespace with [`INJECTION_LABEL`].
 pub const INJECT_LABEL: &str = "sidecar.istio.io/inject";
-/// File mode: the path of the pod's network namespace.
-pub const NETNS_ANNOTATION: &str = "undermesh.io/netns";
-/// File mode: the path of the pod's cgroup.
-pub const CGROUP_ANNOTATION: &str = "undermesh.io/cgroup";
-/// Destination ports that are never captured, comma-separated.
-pub const EXCLUDE_PORTS_ANNOTATION: &str = "undermesh.io/exclude-outbound-ports";
-/// `open` or `closed`.
-pub const FAIL_MODE_ANNOTATION: &str = "undermesh.io/fail-mode";
 
 /// A pod of this node, as capture has to know it. Equal values need no change in the kernel or the proxy.
 #[derive(Debug, Clone, PartialEq)]

@@ -8,6 +8,7 @@ use serde_json::json;
 use undermesh_core::compile::compile;
 use undermesh_core::coverage;
 use undermesh_core::diagnostic::{Code, Diagnostic, Severity};
+use undermesh_core::vocabulary;
 
 mod against;
 
@@ -119,6 +120,9 @@ impl FailOn {
 fn remarks(loaded: Loaded) -> Vec<Diagnostic> {
     let mut diagnostics = loaded.diagnostics;
     diagnostics.extend(compile(&loaded.inputs).diagnostics);
+    if loaded.trusts_annotations {
+        diagnostics.extend(vocabulary::nowhere(&loaded.inputs));
+    }
     diagnostics.sort_by(|a, b| (&a.file, a.line, a.severity).cmp(&(&b.file, b.line, b.severity)));
     diagnostics
 }
@@ -181,7 +185,8 @@ fn text(
 
 /// The path of a file that the only root names from itself.
 fn from_here(root: &Path, file: &str) -> String {
-    let path = if root.is_dir() && !Path::new(file).is_absolute() { root.join(file) } else { root.to_owned() };
+    let path =
+        if root.is_dir() && !Path::new(file).is_absolute() { root.join(file) } else { root.to_owned() };
     if root == Path::new("-") { file.to_owned() } else { path.display().to_string() }
 }
 

@@ -12,6 +12,7 @@ use crate::diagnostic::Diagnostic;
 use crate::inputs::Inputs;
 use crate::inventory::Pod;
 use crate::snapshot::{Service, State};
+use crate::vocabulary;
 
 /// Makes the remarks, or keeps those of before.
 pub(super) fn check(
@@ -29,6 +30,7 @@ pub(super) fn check(
     shadowed::check(inputs, state, &mut diagnostics);
     conflicts::check(inputs, state, &mut diagnostics);
     unused::check(inputs, state, &mut diagnostics);
+    vocabulary::check(inputs, &mut diagnostics);
     diagnostics.into()
 }
 
@@ -51,7 +53,11 @@ fn looks_alike((old, was): (&Inputs, &State), (new, is): (&Inputs, &State)) -> b
     } = new;
     let same_pod = |pods: Option<&Arc<Resource<Pod>>>, other: Option<&Arc<Resource<Pod>>>| match (pods, other)
     {
-        (Some(a), Some(b)) => a.meta.labels == b.meta.labels && a.spec.phase == b.spec.phase,
+        (Some(a), Some(b)) => {
+            a.meta.labels == b.meta.labels
+                && a.spec.phase == b.spec.phase
+                && vocabulary::annotations(&a.meta).eq(vocabulary::annotations(&b.meta))
+        }
         _ => false,
     };
     virtual_services.is_same(&old.virtual_services)

@@ -94,6 +94,10 @@ codes! {
     Deprecated "UM0303" "A field is deprecated."
     NoEffect "UM0304" "A setting has no effect."
     LegacyGatewayName "UM0305" "A gateway is named like a DNS name."
+    UnknownWord "UM0306" "A label or annotation of Undermesh's does not exist, or has no effect where it stands."
+    UnreadValue "UM0307" "A label or annotation of Undermesh's has a value that cannot be read."
+    OtherDataPlane "UM0308" "The label names another data plane, so Undermesh leaves the pods alone."
+    NotFoundOnNode "UM0309" "A pod in files is enrolled, and they do not say where it is."
 
     NotEnforced "UM0401" "Undermesh does not act on this field yet; traffic goes as if it were not there."
     Refused "UM0402" "Undermesh does not support this, and acting without it would be unsafe; what it is about gets no traffic."

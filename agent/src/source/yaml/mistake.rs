@@ -47,8 +47,17 @@ pub(super) fn syntax(chunk: Chunk<'_>, line: u32, info: &str, within: Option<Wit
 
 /// A key that is there for the second time.
 pub(super) fn duplicate_key(line: u32, key: &str) -> Error {
-    let hint = if FIRST_KEYS.contains(&key) { "if another object begins here, put a line `---` before it" } else { "" };
-    Error { line, message: format!("the key {key:?} is here for the second time"), hint, is_duplicate_key: true }
+    let hint = if FIRST_KEYS.contains(&key) {
+        "if another object begins here, put a line `---` before it"
+    } else {
+        ""
+    };
+    Error {
+        line,
+        message: format!("the key {key:?} is here for the second time"),
+        hint,
+        is_duplicate_key: true,
+    }
 }
 
 /// What is lost with a document: its lines, and what it seems to be.
@@ -71,7 +80,8 @@ pub fn skipped(chunk: Chunk<'_>) -> String {
 /// The last line with something on it, of those up to `line`; from the start of the file.
 fn last_content(chunk: Chunk<'_>, line: u32) -> u32 {
     let lines = chunk.text.lines().zip(chunk.first_line..=line);
-    let with_content = lines.filter(|(text, _)| !text.trim().is_empty() && !text.trim_start().starts_with('#'));
+    let with_content =
+        lines.filter(|(text, _)| !text.trim().is_empty() && !text.trim_start().starts_with('#'));
     with_content.last().map_or(chunk.first_line, |(_, line)| line)
 }
 
