@@ -92,9 +92,10 @@ pub(crate) fn configuration(stage: &Stage) -> anyhow::Result<Finding> {
     let diagnostics = agent.ask(&["diagnostics"])?;
     let lines = diagnostics.as_array().into_iter().flatten().map(|d| {
         let text = |key: &str| d.get(key).and_then(Value::as_str).unwrap_or_default();
-        let about = match text("severity") {
-            "info" => "worth knowing, nothing to mend:",
-            other => other,
+        let about = match text("code") {
+            // The article's short host.
+            "UM0506" => "what that example shows, and here it works:",
+            _ => text("severity"),
         };
         format!("{about} {}/{}: {}", text("kind"), text("name"), text("message"))
     });
