@@ -64,6 +64,12 @@ pub(super) enum Trouble {
 }
 
 impl Trouble {
+    /// Whether somebody has to do something about it: what a server says while it starts or has too much to do passes.
+    fn is_lasting(&self) -> bool {
+        matches!(self, Self::Refused { status: 400..500, .. })
+            && !matches!(self, Self::Refused { status: 404 | 408 | 410 | 429, .. })
+    }
+
     fn text(&self) -> String {
         match self {
             Self::Unreachable(why) => why.clone(),
@@ -149,30 +155,31 @@ impl Link {
         self.with(|state| {
             let Some(it) = state.kinds.get_mut(kind.name) else { return };
             let before = std::mem::replace(&mut it.phase, phase);
-            if let Phase::Failing(Trouble::Refused { status, message }) = &it.phase
-                && !matches!(before, Phase::Failing(Trouble::Refused { status: was, .. }) if was == *status)
+            if let Phase::Failing(trouble) = &it.phase
+                && trouble.is_lasting()
+                && before != it.phase
             {
-                let resource = kind.resource();
-                tracing::error!(
-                    resource,
-                    status,
-                    message,
-                    "the API server refuses; what was read of it stays in force"
-                );
+                let (resource, why) = (kind.resource(), trouble.text());
+                tracing::error!(resource, why, "the API server refuses; what was read of it stays in force");
             }
-            let failing = state.kinds.values().find_map(|it| match &it.phase {
+            let mut all_failing = state.kinds.values().filter_map(|it| match &it.phase {
                 Phase::Failing(trouble) => Some(trouble),
                 _ => None,
             });
+            let failing = all_failing.next();
+            let is_first = all_failing.next().is_none() && !matches!(before, Phase::Failing(_));
             let is_connected =
                 failing.is_none() && state.kinds.values().all(|it| it.phase != Phase::Starting);
-            if let Some(Trouble::Unreachable(why)) = failing
-                && (state.is_connected || before == Phase::Starting)
+            // The others fail by and by for the same reason.
+            if let Some(trouble) = failing
+                && !trouble.is_lasting()
+                && is_first
             {
+                let why = trouble.text();
                 tracing::warn!(
                     server = self.server,
                     why,
-                    "the API server cannot be reached; what is in force stays"
+                    "the API server cannot be read; what is in force stays"
                 );
             }
             if is_connected && !state.is_connected {
@@ -303,6 +310,17 @@ mod tests {
         assert_eq!(link.status().pointer("/connected"), Some(&json!(false)));
         link.listing(&KINDS[0]);
         assert!(link.is_connected());
+    }
+
+    #[test]
+    fn what_passes_by_itself_is_told_from_what_lasts() {
+        for status in [400, 401, 403, 422] {
+            assert!(Trouble::Refused { status, message: String::new() }.is_lasting(), "{status}");
+        }
+        for status in [404, 410, 429, 500, 503] {
+            assert!(!Trouble::Refused { status, message: String::new() }.is_lasting(), "{status}");
+        }
+        assert!(!Trouble::Unreachable(String::new()).is_lasting());
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::hash::{BuildHasher, RandomState};
 use std::time::Duration;
 
 const FIRST: Duration = Duration::from_millis(500);
-const LONGEST: Duration = Duration::from_secs(30);
+const LONGEST: Duration = Duration::from_secs(15);
 
 /// Failures in a row.
 #[derive(Debug, Default)]
@@ -48,7 +48,7 @@ mod tests {
     #[test]
     fn waits_grow_to_a_limit_and_begin_anew_after_a_success() {
         let mut pace = Pace::default();
-        for longest in [500, 1000, 2000, 4000, 8000, 16_000, 30_000, 30_000].map(Duration::from_millis) {
+        for longest in [500, 1000, 2000, 4000, 8000, 15_000, 15_000, 15_000].map(Duration::from_millis) {
             let wait = pace.after_failure();
             assert!(wait >= longest / 2 && wait <= longest, "{wait:?} of {longest:?}");
         }
