@@ -17,6 +17,8 @@ use undermesh_redirect::netns::Netns;
 
 /// For each of connecting and reading the answer.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// The proxy's answer is a line with a pod's name.
+const MAX_ANSWER: usize = 1024;
 
 /// What a probe saw.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -87,10 +89,22 @@ fn dial(family: u8) -> Seen {
     let started = Instant::now();
     let answer = (|| -> std::io::Result<String> {
         let mut io = TcpStream::connect_timeout(&address, PATIENCE)?;
-        io.set_read_timeout(Some(PATIENCE))?;
-        let mut text = String::new();
-        io.read_to_string(&mut text)?;
-        Ok(text)
+        let mut text = Vec::new();
+        let deadline = Instant::now() + PATIENCE;
+        // Where the programs do not see the pod, somebody may own the address and say anything, or one byte a second.
+        while text.len() < MAX_ANSWER {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(std::io::ErrorKind::TimedOut.into());
+            }
+            io.set_read_timeout(Some(left))?;
+            let mut buffer = [0; MAX_ANSWER];
+            match io.read(&mut buffer)? {
+                0 => break,
+                count => text.extend_from_slice(buffer.get(..count).unwrap_or_default()),
+            }
+        }
+        Ok(String::from_utf8_lossy(&text).into_owned())
     })();
     let ms = started.elapsed().as_secs_f64() * 1e3;
     let mut seen = Seen { family, answered_as: None, generation: None, ms, error: None };

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::Serialize;
 use serde_json::Value;
@@ -123,6 +124,12 @@ fn configuration(state: &State) -> Check {
     }
 }
 
+/// Two may ask at the same time, and one is done before the other.
+fn probe_name() -> String {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    format!("undermesh-probe-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed))
+}
+
 /// A cgroup of our own below the one the programs are attached to, for the time of the probes.
 struct ProbeCgroup {
     path: PathBuf,
@@ -130,7 +137,7 @@ struct ProbeCgroup {
 
 impl ProbeCgroup {
     fn below(attach: &Path) -> Self {
-        let path = attach.join(format!("undermesh-probe-{}", std::process::id()));
+        let path = attach.join(probe_name());
         // Whether it is there shows when a probe moves into it.
         let _ = std::fs::create_dir(&path);
         Self { path }
@@ -168,29 +175,31 @@ fn pod(row: &Value, probes_cgroup: &Path) -> Pod {
         pod.advice = "the agent tries again every two seconds; the reason says what is missing".to_owned();
         return pod;
     }
-    let Some(netns) = row["netns"].as_str() else { return pod };
-    // In the node's own network namespace pods are told apart by cgroup, so the probe has to be in the pod's.
-    let own = row["cgroup"].as_str().filter(|_| row["host_network"] == true);
-    let place = probe::Place {
-        netns: netns.into(),
-        cgroup: own.map_or_else(|| probes_cgroup.to_owned(), |own| Path::new(own).join("undermesh-probe")),
-    };
-    if own.is_some() {
-        let _ = std::fs::create_dir(&place.cgroup);
-    }
-    for (family, listener) in [(4, "listener4"), (6, "listener6")] {
-        if row[listener].is_u64() {
-            pod.probes.push(probe::run(&place, family));
-        }
-    }
-    if own.is_some() {
-        let _ = std::fs::remove_dir(&place.cgroup);
-    }
+    pod.probes = probes(row, probes_cgroup);
     judge(&mut pod);
     pod
 }
 
+/// A connection by each family that the pod has a listener of.
+fn probes(row: &Value, probes_cgroup: &Path) -> Vec<Seen> {
+    let Some(netns) = row["netns"].as_str() else { return Vec::new() };
+    // In the node's own network namespace pods are told apart by cgroup, so the probe has to be in the pod's.
+    let own = row["cgroup"].as_str().filter(|_| row["host_network"] == true);
+    let own = own.map(|own| ProbeCgroup::below(Path::new(own)));
+    let cgroup = own.as_ref().map_or(probes_cgroup, |own| &own.path);
+    let place = probe::Place { netns: netns.into(), cgroup: cgroup.to_owned() };
+    let families = [(4, "listener4"), (6, "listener6")];
+    let listening = families.into_iter().filter(|(_, listener)| row[*listener].is_u64());
+    listening.map(|(family, _)| probe::run(&place, family)).collect()
+}
+
 fn judge(pod: &mut Pod) {
+    if pod.probes.is_empty() {
+        pod.verdict = "not reached";
+        pod.ok = false;
+        pod.detail = "it has no listener to try a connection with".to_owned();
+        pod.advice = "look for it in undermesh workloads and in the agent's log".to_owned();
+    }
     for seen in &pod.probes {
         let wrong = match (&seen.answered_as, &seen.error) {
             (Some(name), _) if *name == pod.pod => continue,
@@ -230,10 +239,17 @@ mod tests {
             (vec![seen(Some("default/b"), None)], "not reached"),
             (vec![seen(None, Some("not brought to the proxy"))], "not reached"),
             (vec![seen(Some("default/a"), None), seen(None, Some("nobody listens"))], "not reached"),
+            // Nothing was tried, so nothing is known.
+            (Vec::new(), "not reached"),
         ] {
-            let row = json!({"pod": "default/a", "state": "enrolled", "capture": "yes"});
-            let mut pod = pod(&row, Path::new("/nowhere"));
-            pod.probes = probes;
+            let mut pod = Pod {
+                pod: "default/a".into(),
+                verdict: "captured",
+                ok: true,
+                detail: String::new(),
+                advice: String::new(),
+                probes,
+            };
             judge(&mut pod);
             assert_eq!((pod.verdict, pod.ok), (want, want == "captured"));
         }

@@ -441,6 +441,9 @@ fn inspection_value(inspection: &Inspection) -> Value {
 pub(super) async fn metrics(state: &State) -> String {
     let mut out = String::new();
     state.proxy.metrics().await.render(&mut out);
+    if let Some(counts) = &state.report {
+        counts.render(&mut out);
+    }
     if let Some(link) = &state.source {
         link.render(&mut out);
     }

@@ -24,6 +24,7 @@ use undermesh_proxy::access_log::Sink;
 use undermesh_redirect::Redirect;
 
 use crate::app::publish::Published;
+use crate::report::Counts;
 use crate::source::kubernetes::Link;
 
 pub use socket::Socket;
@@ -62,6 +63,8 @@ pub struct State {
     pub log_sink: Sink,
     /// The connection to where the configuration comes from, if there is one.
     pub source: Option<Arc<Link>>,
+    /// What authors of objects were told by this agent, if it may be the one that tells them.
+    pub report: Option<Arc<Counts>>,
     /// The first configuration is in force, and on a node the first pass over its pods is done.
     pub is_ready: Ready,
 }

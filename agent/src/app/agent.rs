@@ -93,6 +93,7 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
     let proxy = Arc::new(proxy);
     let mut capture =
         Capture::new(redirect.clone(), capture::Settings { listener_port, event_sample, proc })?;
+    let told = Arc::new(report::Counts::default());
     let admin = Admin::start(
         socket,
         common.metrics_address,
@@ -104,6 +105,7 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
             workloads: arc_swap::ArcSwap::from_pointee(serde_json::json!([])),
             log_sink: sink.clone(),
             source: source.link(),
+            report: report.as_ref().map(|_| told.clone()),
             is_ready: Default::default(),
         },
     )?;
@@ -139,7 +141,7 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
     admin.state().workloads.store(Arc::new(rows));
     admin.state().is_ready.set();
     if let (Place::Kubernetes(access), Some(report)) = (&common.source, report) {
-        match Writer::connect(access, report, published.clone()).await {
+        match Writer::connect(access, report, published.clone(), told).await {
             Ok(writer) => drop(tokio::spawn(writer.run())),
             Err(error) => {
                 tracing::warn!(error = format!("{error:#}"), "authors are not told what became of objects");

@@ -71,6 +71,7 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
             workloads: arc_swap::ArcSwap::from_pointee(ports.rows()),
             log_sink: sink.clone(),
             source: source.link(),
+            report: None,
             is_ready: Default::default(),
         },
     )?;

@@ -12,4 +12,4 @@ mod election;
 mod verdict;
 mod writer;
 
-pub use writer::{Settings, Writer};
+pub use writer::{Counts, Settings, Writer};

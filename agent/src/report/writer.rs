@@ -1,8 +1,11 @@
 //! Verdicts to the API server. Slowly: nobody reads them within a second, and the API server has better things to do.
 
 use std::collections::{BTreeMap, HashMap};
+use std::fmt::Write as _;
+use std::future::Future;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
@@ -24,6 +27,10 @@ use crate::source::kubernetes::Access;
 const LEASE: &str = "undermesh-diagnostics";
 /// How often it is looked whether there is something new.
 const LOOK: Duration = Duration::from_secs(1);
+/// An API server that is there answers within this time.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// What could not be written is tried again after so long.
+const RETRY: Duration = Duration::from_secs(30);
 /// Between two writes.
 const PACE: Duration = Duration::from_millis(100);
 /// Objects in one answer of the API server.
@@ -51,10 +58,34 @@ pub struct Writer {
     candidate: Candidate,
     /// Until when the Lease is ours without another word.
     leads_until: Option<Instant>,
-    /// Kinds with a status, by name.
-    with_status: HashMap<String, ApiResource>,
+    /// The Istio kinds that are served, by name, and whether they have a status.
+    served: HashMap<String, (ApiResource, bool)>,
     /// What objects say now, so far as it is not good.
     written: BTreeMap<Subject, Verdict>,
+    counts: Arc<Counts>,
+    /// The last reason for which something could not be written, which has been logged.
+    trouble: String,
+}
+
+/// What became of what there was to tell.
+#[derive(Debug, Default)]
+pub struct Counts {
+    told: AtomicU64,
+    untold: AtomicU64,
+}
+
+impl Counts {
+    /// In Prometheus' text format.
+    pub fn render(&self, out: &mut String) {
+        let name = "undermesh_authors_told_total";
+        let [told, untold] = [&self.told, &self.untold].map(|count| count.load(Ordering::Relaxed));
+        // Writing to a String cannot fail.
+        let _ = writeln!(
+            out,
+            "# HELP {name} Verdicts on objects written for their authors.\n# TYPE {name} counter\n\
+             {name}{{result=\"written\"}} {told}\n{name}{{result=\"failed\"}} {untold}"
+        );
+    }
 }
 
 impl Writer {
@@ -66,53 +97,66 @@ impl Writer {
         access: &Access,
         settings: Settings,
         published: Arc<Published>,
+        counts: Arc<Counts>,
     ) -> anyhow::Result<Self> {
         let (client, _) = access.client().await?;
-        Ok(Self::new(client, settings, published))
-    }
-
-    fn new(client: Client, settings: Settings, published: Arc<Published>) -> Self {
-        Self {
+        Ok(Self {
             candidate: Candidate::new(&settings.identity),
             client,
             settings,
             published,
             leads_until: None,
-            with_status: HashMap::new(),
+            served: HashMap::new(),
             written: BTreeMap::new(),
-        }
+            counts,
+            trouble: String::new(),
+        })
     }
 
     /// Until the end of the agent. An API server that is away is asked again; traffic does not depend on any of this.
     pub async fn run(mut self) {
         let mut election = Instant::now();
         let mut done: Option<u64> = None;
+        let mut not_before = Instant::now();
         loop {
             tokio::time::sleep(LOOK).await;
             let now = Instant::now();
             if now >= election {
                 let led = self.leads(now);
-                if let Err(error) = self.elect(now).await {
-                    tracing::debug!(%error, "the Lease of the diagnostics' writer");
+                if let Err(error) = in_time(self.elect(now)).await {
+                    self.complain("the Lease could not be had", &error);
                 }
                 election = Instant::now() + PERIOD;
                 if self.leads(Instant::now()) && !led {
                     tracing::info!(lease = LEASE, "this agent tells authors of objects what became of them");
                     done = None;
                     if let Err(error) = self.learn().await {
-                        tracing::warn!(%error, "cannot read the status of objects");
+                        self.complain("the status of objects cannot be read", &error);
                         // Who cannot read must not keep others from trying.
                         self.leads_until = None;
                     }
                 }
             }
-            if !self.leads(Instant::now()) {
+            if !self.leads(Instant::now()) || Instant::now() < not_before {
                 continue;
             }
             let config = self.published.config.load_full();
-            if done != Some(config.generation) && self.write(verdicts(&config.diagnostics)).await {
-                done = Some(config.generation);
+            if done != Some(config.generation) {
+                if self.write(verdicts(&config.diagnostics)).await {
+                    done = Some(config.generation);
+                } else {
+                    not_before = Instant::now() + RETRY;
+                }
             }
+        }
+    }
+
+    /// Once for each reason.
+    fn complain(&mut self, what: &str, error: &kube::Error) {
+        let text = format!("{what}: {error}");
+        if text != self.trouble {
+            tracing::warn!("authors are not told what became of objects: {text}");
+            self.trouble = text;
         }
     }
 
@@ -158,27 +202,26 @@ impl Writer {
 
     /// Which kinds have a status, and what was written before our time.
     async fn learn(&mut self) -> kube::Result<()> {
-        self.with_status.clear();
+        self.served.clear();
         self.written.clear();
         for group in GROUPS {
-            let group = match discovery::group(&self.client, group).await {
+            let group = match in_time(discovery::group(&self.client, group)).await {
                 Ok(group) => group,
                 // Not installed; nothing of it can be wrong.
                 Err(kube::Error::Discovery(_)) => continue,
                 Err(error) => return Err(error),
             };
             for (resource, capabilities) in group.recommended_resources() {
-                let has_status = |(it, _): &(ApiResource, _)| it.plural.rsplit('/').next() == Some("status");
-                if capabilities.subresources.iter().any(has_status) {
-                    self.with_status.insert(resource.kind.clone(), resource);
-                }
+                let is_status = |(it, _): &(ApiResource, _)| it.plural.rsplit('/').next() == Some("status");
+                let has_status = capabilities.subresources.iter().any(is_status);
+                self.served.insert(resource.kind.clone(), (resource, has_status));
             }
         }
-        for resource in self.with_status.values() {
+        for (resource, _) in self.served.values().filter(|(_, has_status)| *has_status) {
             let objects: Api<DynamicObject> = Api::all_with(self.client.clone(), resource);
             let mut page = ListParams::default().limit(PAGE);
             loop {
-                let list = objects.list(&page).await?;
+                let list = in_time(objects.list(&page)).await?;
                 for object in &list.items {
                     if let Some(verdict) = condition_of(&object.data) {
                         self.written.insert(subject(&resource.kind, &object.metadata), verdict);
@@ -202,13 +245,21 @@ impl Writer {
             if self.written.get(&subject) == Some(&verdict) {
                 continue;
             }
-            match self.tell(&subject, &verdict).await {
-                Ok(()) if verdict == Verdict::good() => drop(self.written.remove(&subject)),
-                Ok(()) => drop(self.written.insert(subject, verdict)),
+            match in_time(self.tell(&subject, &verdict)).await {
+                Ok(()) => {
+                    self.counts.told.fetch_add(1, Ordering::Relaxed);
+                    if verdict == Verdict::good() {
+                        self.written.remove(&subject);
+                    } else {
+                        self.written.insert(subject, verdict);
+                    }
+                }
                 // It is gone, and with it who could read it.
                 Err(kube::Error::Api(status)) if status.code == 404 => drop(self.written.remove(&subject)),
                 Err(error) => {
-                    tracing::debug!(?subject, %error, "cannot be told");
+                    self.counts.untold.fetch_add(1, Ordering::Relaxed);
+                    let Subject { kind, key } = &subject;
+                    self.complain(&format!("{kind} {key}"), &error);
                     is_complete = false;
                 }
             }
@@ -221,11 +272,17 @@ impl Writer {
     }
 
     async fn tell(&self, subject: &Subject, verdict: &Verdict) -> kube::Result<()> {
-        match self.with_status.get(&subject.kind) {
-            Some(resource) => self.set_condition(resource, subject, verdict).await,
+        match self.served.get(&subject.kind) {
+            Some((resource, true)) => self.set_condition(resource, subject, verdict).await,
             // Events fade by themselves.
-            None if *verdict == Verdict::good() => Ok(()),
-            None => self.emit(subject, verdict).await,
+            _ if *verdict == Verdict::good() => Ok(()),
+            Some((resource, false)) => self.emit(resource, subject, verdict).await,
+            None => match core_resource(&subject.kind) {
+                Some(resource) => self.emit(&resource, subject, verdict).await,
+                // Nothing of the kind is served, so there is nobody's object to tell of; mesh settings have no author to be told
+                // but by `check` and the log, as their ConfigMap may only be listed and watched.
+                None => Ok(()),
+            },
         }
     }
 
@@ -250,13 +307,12 @@ impl Writer {
         Ok(())
     }
 
-    async fn emit(&self, subject: &Subject, verdict: &Verdict) -> kube::Result<()> {
-        let Some(resource) = core_resource(&subject.kind) else { return Ok(()) };
+    async fn emit(&self, resource: &ApiResource, subject: &Subject, verdict: &Verdict) -> kube::Result<()> {
         let namespace = subject.key.namespace.as_str();
         let objects: Api<DynamicObject> = if namespace.is_empty() {
-            Api::all_with(self.client.clone(), &resource)
+            Api::all_with(self.client.clone(), resource)
         } else {
-            Api::namespaced_with(self.client.clone(), namespace, &resource)
+            Api::namespaced_with(self.client.clone(), namespace, resource)
         };
         let about = objects.get_metadata(&subject.key.name).await?;
         let home = if namespace.is_empty() { "default" } else { namespace };
@@ -294,6 +350,14 @@ impl Writer {
             }
             created => created.map(drop),
         }
+    }
+}
+
+/// `kube` waits for an answer as long as the connection seems to be there.
+async fn in_time<T>(asked: impl Future<Output = kube::Result<T>>) -> kube::Result<T> {
+    match tokio::time::timeout(PATIENCE, asked).await {
+        Ok(answer) => answer,
+        Err(_) => Err(kube::Error::Service(format!("no answer within {} s", PATIENCE.as_secs()).into())),
     }
 }
 
@@ -400,6 +464,25 @@ mod tests {
         merge(&mut object["status"]["conditions"], &Verdict::good(), "t2");
         assert_eq!(condition_of(&object), None);
         assert_eq!(condition_of(&json!({})), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_that_never_comes_is_not_waited_for() {
+        let began = tokio::time::Instant::now();
+        let error = in_time(std::future::pending::<kube::Result<()>>()).await.unwrap_err();
+        assert_eq!(began.elapsed(), PATIENCE);
+        assert!(error.to_string().contains("no answer within 30 s"), "{error}");
+        assert!(in_time(async { Ok(()) }).await.is_ok());
+    }
+
+    #[test]
+    fn what_was_told_and_what_could_not_be_is_counted_apart() {
+        let counts = Counts::default();
+        counts.untold.fetch_add(2, Ordering::Relaxed);
+        let mut text = String::new();
+        counts.render(&mut text);
+        assert!(text.contains("undermesh_authors_told_total{result=\"written\"} 0\n"), "{text}");
+        assert!(text.contains("undermesh_authors_told_total{result=\"failed\"} 2\n"), "{text}");
     }
 
     #[test]

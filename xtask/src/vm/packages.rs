@@ -88,7 +88,7 @@ fn major_version(said: &str) -> Option<u32> {
     said.split("version ").nth(1)?.split('.').next()?.parse().ok()
 }
 
-/// The newest kernel of a series that there is a package of, or the newest in the cache if none can be had.
+/// The newest kernel of a series that there is a package of.
 pub(super) fn kernel(cache: &Path, kernel: Kernel) -> anyhow::Result<Unpacked> {
     let series = kernel.series();
     let package = newest(series)?;

@@ -80,7 +80,7 @@ fn a_status_says_what_is_wrong_and_that_it_is_well_again_by_one_of_two_writers()
         let settings = Settings { namespace: "undermesh-system".into(), identity: identity.into() };
         let (access, published) = (access.clone(), published.clone());
         runtime.spawn(async move {
-            if let Ok(writer) = Writer::connect(&access, settings, published).await {
+            if let Ok(writer) = Writer::connect(&access, settings, published, Arc::default()).await {
                 writer.run().await;
             }
         });
