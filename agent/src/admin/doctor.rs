@@ -6,7 +6,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::Serialize;
 use serde_json::Value;
+use undermesh_core::api::meta::Key;
 use undermesh_core::diagnostic::Severity;
+use undermesh_core::inputs::Inputs;
+use undermesh_core::inventory::PodPhase;
 
 use super::State;
 use crate::app::enrolment;
@@ -39,7 +42,7 @@ struct Check {
 #[derive(Debug, Serialize)]
 struct Pod {
     pod: String,
-    /// `captured`, `not enrolled`, `not captured`, `not reached`.
+    /// `captured`, `not enrolled`, `starting`, `ending`, `not captured`, `not reached`.
     verdict: &'static str,
     ok: bool,
     detail: String,
@@ -89,6 +92,7 @@ pub(super) async fn report(state: &Arc<State>) -> Result<Report, String> {
         }),
     }
     let rows = state.workloads.load_full();
+    let config = state.published.config.load();
     let cgroup = ProbeCgroup::below(&attach);
     let mut pods = Vec::new();
     for some in rows.as_array().map(Vec::as_slice).unwrap_or_default().chunks(AT_ONCE) {
@@ -96,7 +100,8 @@ pub(super) async fn report(state: &Arc<State>) -> Result<Report, String> {
             .iter()
             .map(|row| {
                 let (row, cgroup) = (row.clone(), cgroup.path.clone());
-                tokio::task::spawn_blocking(move || pod(&row, &cgroup))
+                let stage = Stage::of(&row, &config.inputs);
+                tokio::task::spawn_blocking(move || pod(&row, stage, &cgroup))
             })
             .collect();
         for one in waiting {
@@ -150,8 +155,28 @@ impl Drop for ProbeCgroup {
     }
 }
 
+/// How far a pod is: at both ends it may rightly be in no namespace.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    Starting,
+    Running,
+    Ending,
+}
+
+impl Stage {
+    fn of(row: &Value, inputs: &Inputs) -> Self {
+        let (namespace, name) = row["pod"].as_str().and_then(|pod| pod.split_once('/')).unwrap_or_default();
+        match inputs.pods.get(&Key::new(namespace, name)) {
+            Some(pod) if pod.spec.is_terminating => Self::Ending,
+            Some(pod) if pod.spec.phase == PodPhase::Pending => Self::Starting,
+            Some(_) => Self::Running,
+            None => Self::Ending,
+        }
+    }
+}
+
 /// The verdict on the pod of a row of `workloads`.
-fn pod(row: &Value, probes_cgroup: &Path) -> Pod {
+fn pod(row: &Value, stage: Stage, probes_cgroup: &Path) -> Pod {
     let text = |field: &str| row[field].as_str().unwrap_or_default().to_owned();
     let mut pod = Pod {
         pod: text("pod"),
@@ -169,14 +194,23 @@ fn pod(row: &Value, probes_cgroup: &Path) -> Pod {
         }
         return pod;
     }
-    if row["capture"] != "yes" {
-        pod.verdict = "not captured";
-        pod.ok = false;
-        pod.advice = "the agent tries again every two seconds; the reason says what is missing".to_owned();
-        return pod;
+    match (row["capture"].as_str(), stage) {
+        (Some("yes"), _) => {
+            pod.probes = probes(row, probes_cgroup);
+            judge(&mut pod);
+            if !pod.ok && stage == Stage::Ending {
+                (pod.verdict, pod.ok, pod.advice) = ("ending", true, String::new());
+            }
+        }
+        (Some("waiting"), Stage::Starting) => pod.verdict = "starting",
+        (Some("waiting"), Stage::Ending) => pod.verdict = "ending",
+        _ => {
+            pod.verdict = "not captured";
+            pod.ok = false;
+            pod.advice =
+                "the agent tries again every two seconds; the reason says what is missing".to_owned();
+        }
     }
-    pod.probes = probes(row, probes_cgroup);
-    judge(&mut pod);
     pod
 }
 
@@ -257,13 +291,19 @@ mod tests {
 
     #[test]
     fn a_pod_that_nobody_enrolled_is_well_and_one_that_cannot_be_captured_is_not() {
-        let of = |state: &str, capture: &str| {
+        let of = |state: &str, capture: &str, stage: Stage| {
             let row = json!({"pod": "default/a", "state": state, "capture": capture, "reason": "why"});
-            let pod = pod(&row, Path::new("/nowhere"));
+            let pod = pod(&row, stage, Path::new("/nowhere"));
             (pod.verdict, pod.ok)
         };
-        assert_eq!(of("not enrolled", "no"), ("not enrolled", true));
-        assert_eq!(of("enrolled", "failed"), ("not captured", false));
-        assert_eq!(of("enrolled", "waiting"), ("not captured", false));
+        assert_eq!(of("not enrolled", "no", Stage::Running), ("not enrolled", true));
+        assert_eq!(of("enrolled", "failed", Stage::Running), ("not captured", false));
+        assert_eq!(of("enrolled", "failed", Stage::Starting), ("not captured", false));
+        // One that runs and is nowhere: its cgroup or processes cannot be seen.
+        assert_eq!(of("enrolled", "waiting", Stage::Running), ("not captured", false));
+        assert_eq!(of("enrolled", "waiting", Stage::Starting), ("starting", true));
+        assert_eq!(of("enrolled", "waiting", Stage::Ending), ("ending", true));
+        assert_eq!(of("enrolled", "yes", Stage::Ending), ("ending", true));
+        assert_eq!(of("enrolled", "yes", Stage::Running), ("not reached", false));
     }
 }

@@ -223,10 +223,10 @@ impl Capture {
     }
 
     /// Whether a pod is captured where it is, and as the client that it is.
-    fn may_stay(&self, kept: &Captured, pod: &LocalPod, around: &Surroundings<'_>) -> bool {
+    fn may_stay(&self, kept: &Captured, pod: &Arc<LocalPod>, around: &Surroundings<'_>) -> bool {
         let Some(found) = kept.found.as_ref().filter(|_| kept.failure.is_none()) else { return false };
         let is_touched = pod.uid.is_some_and(|uid| around.touched.contains(&uid));
-        kept.wanted.differs_in_addresses_only(pod)
+        (Arc::ptr_eq(&kept.wanted, pod) || kept.wanted.differs_in_addresses_only(pod))
             && (!is_touched || self.ground.is_still(found, pod, around))
     }
 

@@ -21,8 +21,8 @@ const PODS: &[Column] =
 /// Kernel, proxy and pods of this node in one verdict, with a real connection made from inside each captured pod.
 ///
 /// A pod is `captured` (the proxy answered a connection made in the pod's network namespace, and knew whose it was),
-/// `not enrolled` (nobody asked for it), `not captured` (the reason says what is missing) or `not reached` (the agent believes that it
-/// captures the pod, and a real connection did not arrive).
+/// `not enrolled` (nobody asked for it), `starting` or `ending` (it has no network namespace yet, or no more), `not captured` (the
+/// reason says what is missing) or `not reached` (the agent believes that it captures the pod, and a real connection did not arrive).
 ///
 /// Exit code 0: all is well; 1: something is not; 3: no agent answers.
 #[derive(Debug, clap::Args)]

@@ -120,7 +120,7 @@ impl Bench<'_> {
         let counts = self.folder.join("counts");
         let command = match &self.programs.perf {
             Some(perf) if count_calls && !proxy.is_empty() => {
-                counted(perf, &COUNTED.map(|(event, _)| event), &proxy, &counts, load)
+                counted(perf, &COUNTED.map(|(event, _)| event), Whom::Processes(&proxy), &counts, load)
             }
             _ => copied(load),
         };
@@ -235,8 +235,9 @@ impl Bench<'_> {
         Ok(serde_json::from_value(pairs)?)
     }
 
-    /// Allocations of the proxy per request on kept-alive connections: calls of the C library's allocator, counted by the
-    /// kernel in the program that is measured. `None` where they cannot be counted.
+    /// Allocations of the workers per request on kept-alive connections: calls of the C library's allocator, counted by the
+    /// kernel in the threads that serve. What the others do about files and pods is by the second, not by the request. `None`
+    /// where they cannot be counted.
     ///
     /// A short and a long run: what opening 64 connections takes is in both and falls out of the difference.
     pub(crate) fn allocations(&self, site: &Site) -> anyhow::Result<Option<f64>> {
@@ -244,6 +245,8 @@ impl Bench<'_> {
             return Ok(None);
         };
         let Some(probes) = Probes::add(perf, pid)? else { return Ok(None) };
+        let workers = threads(pid, "worker-")?;
+        ensure!(!workers.is_empty(), "the agent has no thread called worker-");
         let mut seen = Vec::new();
         for seconds in ["0.2", "1.0"] {
             let mut load = Command::new(&self.programs.load);
@@ -251,7 +254,8 @@ impl Bench<'_> {
             load.args(["--connections", &self.connections.to_string()]);
             let counts = self.folder.join("counts");
             let events: Vec<&str> = probes.events.iter().map(String::as_str).collect();
-            let command = self.on_client(&counted(perf, &events, &site.proxy_pids(), &counts, &load));
+            let counted = counted(perf, &events, Whom::Threads(&workers), &counts, &load);
+            let command = self.on_client(&counted);
             let finished = site.client.run("allocations", &command, LIMIT)?.success("the load generator")?;
             let total =
                 last_json(&finished.stdout)?.get("total").and_then(Value::as_f64).context("no total")?;
@@ -294,13 +298,37 @@ fn copied(command: &Command) -> Command {
     copy
 }
 
-/// `load` with `events` of the processes `pids` counted while it runs.
-fn counted(perf: &Path, events: &[&str], pids: &[u32], counts: &Path, load: &Command) -> Command {
-    let pids: Vec<String> = pids.iter().map(ToString::to_string).collect();
+/// Whose events are counted.
+#[derive(Debug, Clone, Copy)]
+enum Whom<'a> {
+    Processes(&'a [u32]),
+    Threads(&'a [u32]),
+}
+
+/// `load` with `events` of `whom` counted while it runs.
+fn counted(perf: &Path, events: &[&str], whom: Whom<'_>, counts: &Path, load: &Command) -> Command {
+    let (option, numbers) = match whom {
+        Whom::Processes(pids) => ("-p", pids),
+        Whom::Threads(threads) => ("-t", threads),
+    };
+    let numbers: Vec<String> = numbers.iter().map(ToString::to_string).collect();
     let mut command = Command::new(perf);
-    command.args(["stat", "-x", ",", "-e", &events.join(","), "-p", &pids.join(","), "-o"]).arg(counts);
+    command.args(["stat", "-x", ",", "-e", &events.join(","), option, &numbers.join(","), "-o"]).arg(counts);
     command.arg("--").arg(load.get_program()).args(load.get_args());
     command
+}
+
+/// The threads of a process whose names begin so.
+fn threads(pid: u32, name: &str) -> anyhow::Result<Vec<u32>> {
+    let mut found = Vec::new();
+    for task in fs::read_dir(format!("/proc/{pid}/task"))? {
+        let path = task?.path();
+        // One that ends meanwhile is none of those.
+        if fs::read_to_string(path.join("comm")).is_ok_and(|comm| comm.starts_with(name)) {
+            found.extend(path.file_name().and_then(|it| it.to_str()?.parse::<u32>().ok()));
+        }
+    }
+    Ok(found)
 }
 
 /// The count of an event in the output of `perf stat -x,`; `None` if it was not counted.
