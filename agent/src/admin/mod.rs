@@ -1,6 +1,7 @@
 //! The admin server: what the CLI, scrapes and probes ask. On a thread and runtime of its own, so that a large dump delays
 //! no request, over a unix socket (everything) and optionally a TCP address (metrics and health only).
 
+mod address;
 pub mod client;
 mod diagnostics;
 mod doctor;
@@ -113,9 +114,7 @@ impl Admin {
     pub fn start(socket: Socket, metrics: Option<SocketAddr>, state: State) -> anyhow::Result<Self> {
         let (listener, place) = socket.into_parts();
         let metrics = metrics
-            .map(|address| {
-                std::net::TcpListener::bind(address).with_context(|| format!("the metrics address {address}"))
-            })
+            .map(|address| address::listen(address).with_context(|| format!("the metrics address {address}")))
             .transpose()?;
         let state = Arc::new(state);
         let (end, ended) = watch::channel(false);

@@ -70,7 +70,8 @@ pub(super) struct CommonArgs {
     /// Where to answer the other verbs.
     #[arg(long, default_value = crate::admin::DEFAULT_SOCKET, env = "UNDERMESH_ADMIN_SOCKET", value_name = "PATH")]
     admin_socket: PathBuf,
-    /// Where to answer scrapes (/metrics) and probes (/healthz/ready). Default: nowhere but the admin socket.
+    /// Where to answer scrapes (/metrics) and probes (/healthz/ready); `[::]` is both families. Default: nowhere but the admin
+    /// socket.
     #[arg(long, env = "UNDERMESH_METRICS_ADDRESS", value_name = "IP:PORT")]
     metrics_address: Option<SocketAddr>,
     /// Threads that serve connections. Default: one for each CPU.

@@ -17,7 +17,7 @@ app.kubernetes.io/part-of: undermesh
 - name: UNDERMESH_KUBERNETES
   value: "true"
 - name: UNDERMESH_METRICS_ADDRESS
-  value: 0.0.0.0:15020
+  value: "[::]:15020"
 - name: UNDERMESH_LOG
   value: {{ .Values.logLevel | quote }}
 - name: UNDERMESH_LOG_FORMAT
