@@ -35,6 +35,8 @@ struct Kind {
     spec: fn() -> Schema,
 }
 
+/// What became of an object, in a word; empty where nothing ever had to be said.
+const VERDICT: &str = r#".status.conditions[?(@.type=="undermesh.io/InForce")].reason"#;
 const NETWORKING: &str = "networking.istio.io";
 const SECURITY: &str = "security.istio.io";
 
@@ -196,8 +198,9 @@ impl Kind {
     fn columns(&self) -> Value {
         let own =
             self.columns.iter().map(|(name, path)| json!({"name": name, "type": "string", "jsonPath": path}));
+        let verdict = json!({"name": "Undermesh", "type": "string", "jsonPath": VERDICT});
         let age = json!({"name": "Age", "type": "date", "jsonPath": ".metadata.creationTimestamp"});
-        own.chain([age]).collect()
+        own.chain([verdict, age]).collect()
     }
 
     fn schema(&self, descriptions: &Descriptions) -> anyhow::Result<Value> {

@@ -88,6 +88,9 @@ fn a_status_says_what_is_wrong_and_that_it_is_well_again_by_one_of_two_writers()
     let said = wait(&plane, "the warning in the status", |it| it["reason"] == "InForceWithWarnings")?;
     assert_eq!(said["status"], "True");
     assert!(said["message"].as_str().is_some_and(|text| text.contains("v9")), "{said}");
+    let table = output(plane.kubectl().args(["get", "virtualservices"]))?;
+    let row = table.lines().find(|line| line.starts_with("reviews")).unwrap_or_default();
+    assert!(table.contains("UNDERMESH") && row.contains("InForceWithWarnings"), "{table}");
     published.publish(text(&rules("")));
     let healed = wait(&plane, "the status to be well again", |it| it["reason"] == "InForce")?;
     assert_eq!((&healed["status"], &healed["message"]), (&"True".into(), &"".into()));
