@@ -2,6 +2,9 @@
 //! there before the chart stay whose they are.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "what fails here fails the test")]
 
+#[path = "kubernetes/schemas.rs"]
+mod schemas;
+
 use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
