@@ -4,14 +4,17 @@
 //! Where the cluster comes from is the provider's part (`undermesh-cluster`); everything after it is the same for all.
 
 mod checks;
+mod doctor;
 mod drive;
+mod egress;
 mod keep;
+mod leaving;
 mod stage;
 
 use std::path::PathBuf;
 use std::time::Instant;
 
-use anyhow::{bail, ensure};
+use anyhow::{Context as _, bail, ensure};
 use clap::ValueEnum;
 use undermesh_cluster::{Existing, K3s, Layout, Provider, Tools, Upstream, prepare};
 
@@ -51,6 +54,9 @@ pub(crate) struct Args {
     /// Of `existing`
     #[arg(long, value_name = "PATH", env = "KUBECONFIG", required_if_eq("provider", "existing"))]
     kubeconfig: Option<PathBuf>,
+    /// A value for helm, as helm takes it; may be repeated
+    #[arg(long, value_name = "KEY=VALUE")]
+    set: Vec<String>,
     /// Leave it running and say how to use it, until Ctrl-C
     #[arg(long)]
     keep: bool,
@@ -99,6 +105,8 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     let k3s = (args.provider == From::K3s).then(|| K3s::find(args.k3s.as_deref(), args.download, progress));
     let k3s = k3s.transpose()?;
     let images = if args.provider == From::Existing { Vec::new() } else { images(args.dev)? };
+    let plugin = image::command(Which::Undermesh, args.dev)?;
+    let plugin = plugin.parent().context("a program is in a folder")?.to_owned();
     let began = Instant::now();
     let cluster: Box<dyn Provider> = match (args.provider, k3s, &args.kubeconfig) {
         (From::K3s, Some(binary), _) => Box::new(K3s::start(&binary, args.nodes, progress)?),
@@ -116,7 +124,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     for image in &images {
         cluster.import(image)?;
     }
-    let mut stage = Stage::new(cluster, tools);
+    let mut stage = Stage::new(cluster, tools, plugin, args.set.clone());
     let mut report = Report::default();
     if !args.bare {
         drive::all(&mut stage, &mut report, args.keep)?;
@@ -125,10 +133,13 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     if args.keep {
         keep::until_interrupted(&mut stage)?;
     }
-    let removed = clean_up(stage)?;
-    print!("{}", removed.text());
+    let mut removed = None;
+    if !(args.keep && stage.cluster.is_given()) {
+        removed = Some(clean_up(stage)?);
+    }
+    print!("{}", removed.iter().map(Finding::text).collect::<String>());
     println!("\n{:.0} s from the end of the builds", began.elapsed().as_secs_f64());
-    let differences = report.differences() + usize::from(!removed.is_as_asked());
+    let differences = report.differences() + usize::from(removed.is_some_and(|it| !it.is_as_asked()));
     ensure!(differences == 0, "{differences} of the findings differ from what was asked (marked above)");
     Ok(())
 }
@@ -142,6 +153,13 @@ fn images(dev: bool) -> anyhow::Result<Vec<PathBuf>> {
 /// Ends the cluster and looks for what is left of it.
 fn clean_up(stage: Stage) -> anyhow::Result<Finding> {
     progress("cleaning up");
+    if stage.cluster.is_given() {
+        stage.take_back()?;
+        return Ok(Finding::new("Cleaned up")
+            .asked("what was applied is deleted, and the kinds are left as by any uninstall")
+            .seen("deleted")
+            .holds(true));
+    }
     let what = stage.cluster.description();
     let left: Vec<String> = stage.cluster.end()?.iter().map(|p| p.display().to_string()).collect();
     Ok(Finding::new("Cleaned up")

@@ -7,6 +7,7 @@
 
 use std::ffi::OsString;
 use std::fs;
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -18,7 +19,7 @@ use crate::cargo::{cargo, items, line, metadata, root, text};
 /// Build the container image: an archive for `docker load` and `ctr images import`
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
-  cargo xtask image                                  target/image/undermesh.tar
+  cargo xtask image                                  target/image/undermesh.tar, and beside it the program
   cargo xtask image --bookinfo                       target/image/bookinfo.tar, the example application
   ctr --namespace k8s.io images import target/image/undermesh.tar
 
@@ -61,9 +62,9 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Builds one and gives the path of its archive.
+/// Builds one and gives the path of its archive. The program is left beside it.
 pub(crate) fn build(which: Which, dev: bool) -> anyhow::Result<PathBuf> {
-    let program = program(which, dev)?;
+    let program = command(which, dev)?;
     must_be_static(&program)?;
     let content = fs::read(&program)?;
     let image = Image {
@@ -84,10 +85,28 @@ pub(crate) fn build(which: Which, dev: bool) -> anyhow::Result<PathBuf> {
             ("org.opencontainers.image.licenses".into(), "Apache-2.0".into()),
         ],
     };
+    let path = program.with_extension("tar");
+    fs::write(&path, image.archive()?).with_context(|| format!("cannot write {}", path.display()))?;
+    Ok(path)
+}
+
+/// Builds the image's program alone, which runs on any machine, and gives its path. Beside undermesh is its other name,
+/// `kubectl-undermesh`: the folder in the PATH makes `kubectl undermesh`.
+pub(crate) fn command(which: Which, dev: bool) -> anyhow::Result<PathBuf> {
+    let built = program(which, dev)?;
     let folder = target_folder()?.join("image");
     fs::create_dir_all(&folder)?;
-    let path = folder.join(format!("{}.tar", which.program()));
-    fs::write(&path, image.archive()?).with_context(|| format!("cannot write {}", path.display()))?;
+    let path = folder.join(which.program());
+    // By another name first: the old one may be running.
+    let part = folder.join(format!("{}.{}.part", which.program(), std::process::id()));
+    fs::copy(&built, &part).with_context(|| format!("cannot copy {}", built.display()))?;
+    fs::rename(&part, &path)?;
+    if which == Which::Undermesh {
+        match symlink("undermesh", folder.join("kubectl-undermesh")) {
+            Err(e) if e.kind() != std::io::ErrorKind::AlreadyExists => return Err(e.into()),
+            _ => {}
+        }
+    }
     Ok(path)
 }
 

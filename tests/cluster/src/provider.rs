@@ -15,6 +15,11 @@ pub trait Provider {
     /// What it is, for people.
     fn description(&self) -> String;
 
+    /// Whether somebody else made it, who keeps it.
+    fn is_given(&self) -> bool {
+        false
+    }
+
     /// Makes the images of an archive known to every node.
     fn import(&self, archive: &Path) -> anyhow::Result<()>;
 
@@ -106,6 +111,10 @@ impl Provider for Existing {
 
     fn description(&self) -> String {
         format!("the cluster of {}", self.kubeconfig.display())
+    }
+
+    fn is_given(&self) -> bool {
+        true
     }
 
     fn import(&self, _: &Path) -> anyhow::Result<()> {

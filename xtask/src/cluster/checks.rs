@@ -14,18 +14,18 @@ use crate::demo::report::Finding;
 /// The Gateway's host, and the service by which the gateway is reached.
 const HOST: &str = "istio.k3s.local";
 const GATEWAY: &str = "http://istio-ingressgateway.undermesh-system";
-const VISITOR: (&str, &str) = ("outside", "deploy/visitor");
-const PAGE: (&str, &str) = ("default", "deploy/productpage-v1");
-const SERVICE1: (&str, &str) = ("ns1", "deploy/service1");
-const REVIEWS: &str = "http://reviews:9080/reviews/0";
+pub(crate) const VISITOR: (&str, &str) = ("outside", "deploy/visitor");
+pub(crate) const PAGE: (&str, &str) = ("default", "deploy/productpage-v1");
+pub(crate) const SERVICE1: (&str, &str) = ("ns1", "deploy/service1");
+pub(crate) const REVIEWS: &str = "http://reviews:9080/reviews/0";
 const SERVICE2: &str = "http://service2.ns2:8080/";
 const READERS: u32 = 200;
 
-fn once(events: Vec<Value>) -> anyhow::Result<Value> {
+pub(crate) fn once(events: Vec<Value>) -> anyhow::Result<Value> {
     events.into_iter().next().context("the client said nothing")
 }
 
-fn ms(event: &Value) -> f64 {
+pub(crate) fn ms(event: &Value) -> f64 {
     event.get("ms").and_then(Value::as_f64).unwrap_or_default()
 }
 
@@ -35,7 +35,7 @@ fn deployment(pod: &str) -> &str {
 }
 
 /// How often the pods of each Deployment wrote the reviews; what was no review counts as what it is.
-fn reviewers(events: &[Value]) -> BTreeMap<String, u32> {
+pub(crate) fn reviewers(events: &[Value]) -> BTreeMap<String, u32> {
     let mut counts = BTreeMap::new();
     for event in events {
         let who = reviewer(event).map_or_else(|| words(event), |pod| deployment(&pod).to_owned());
@@ -292,7 +292,7 @@ pub(crate) fn upgrade(stage: &mut Stage) -> anyhow::Result<Finding> {
     let old = stage.agents()?;
     let load = stage.load(PAGE, REVIEWS, &["--interval-ms", "10", "--new-connections"])?;
     let chart = crate::cargo::root().join("deploy/chart").display().to_string();
-    let rolled = format!("--set-string=agent.podAnnotations.undermesh\\.io/rolled={}", std::process::id());
+    let rolled = format!("--set-string=agent.podAnnotations.example\\.com/rolled={}", std::process::id());
     let upgrade = [
         "upgrade",
         RELEASE,

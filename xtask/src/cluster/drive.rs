@@ -1,13 +1,13 @@
 //! The story, in its order. What comes after a failed installation would only repeat it.
 
-use crate::cluster::checks;
 use crate::cluster::stage::Stage;
+use crate::cluster::{checks, doctor, egress, leaving};
 use crate::demo::report::{Finding, Report, progress};
 
 type Check = fn(&mut Stage) -> anyhow::Result<Finding>;
 
 /// Title for people, and what finds it out.
-const STORY: [(&str, Check); 12] = [
+const STORY: [(&str, Check); 17] = [
     ("Before the mesh", checks::before),
     ("helm install, and a label on three namespaces", checks::install),
     ("kubectl apply of the article's YAML", checks::configuration),
@@ -16,8 +16,13 @@ const STORY: [(&str, Check); 12] = [
     ("Jason's requests", checks::jason),
     ("The delay that service1 sees, and a visitor does not", checks::delay),
     ("Why did that request go there", checks::explain),
+    ("The same by kubectl undermesh", doctor::explain),
+    ("Is every pod captured", doctor::doctor),
     ("Metrics", checks::metrics),
     ("kubectl apply of new weights, under load", checks::live_change),
+    ("Out by the egress gateway", egress::gateway),
+    ("A namespace leaves the mesh under load", leaving::leave),
+    ("And comes back", leaving::come_back),
     ("helm upgrade under load", checks::upgrade),
     ("helm uninstall", checks::uninstall),
 ];

@@ -1,7 +1,10 @@
 //! The stage: a cluster, and what is done to it with kubectl and helm, as a user does.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::io::Read as _;
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -25,6 +28,12 @@ const READY: &str = "120s";
 pub(crate) struct Stage {
     pub(crate) cluster: Box<dyn Provider>,
     pub(crate) tools: Tools,
+    /// The folder of `kubectl-undermesh`.
+    pub(crate) plugin: PathBuf,
+    /// Files of the project that were applied.
+    applied: RefCell<Vec<PathBuf>>,
+    /// helm's values that the user asked for.
+    pub(crate) set: Vec<String>,
     /// Numbers of the kernel's programs that the agents loaded, to look for after the uninstall.
     pub(crate) programs: Vec<u32>,
     /// `namespace/pod` and its uid, as it was before the mesh came.
@@ -34,8 +43,9 @@ pub(crate) struct Stage {
 }
 
 impl Stage {
-    pub(crate) fn new(cluster: Box<dyn Provider>, tools: Tools) -> Self {
-        Self { cluster, tools, programs: Vec::new(), pods_before: BTreeMap::new(), installed: None }
+    pub(crate) fn new(cluster: Box<dyn Provider>, tools: Tools, plugin: PathBuf, set: Vec<String>) -> Self {
+        let (applied, programs) = (RefCell::default(), Vec::new());
+        Self { cluster, tools, plugin, applied, set, programs, pods_before: BTreeMap::new(), installed: None }
     }
 
     /// What kubectl says.
@@ -51,13 +61,44 @@ impl Stage {
 
     /// Applies a file or folder of the project.
     pub(crate) fn apply(&self, path: &str) -> anyhow::Result<()> {
-        let path = root().join(path).display().to_string();
-        self.kubectl(&["apply", "-f", &path]).map(drop)
+        let path = root().join(path);
+        self.kubectl(&["apply", "-f", &path.display().to_string()])?;
+        self.applied.borrow_mut().push(path);
+        Ok(())
+    }
+
+    /// Deletes what was applied, for a cluster that stays. The kinds stay, as after any `helm uninstall`.
+    pub(crate) fn take_back(&self) -> anyhow::Result<()> {
+        for path in self.applied.take().iter().rev() {
+            let path = path.display().to_string();
+            self.kubectl(&["delete", "--ignore-not-found", "-f", &path])?;
+        }
+        for namespace in ["default", SYSTEM] {
+            self.kubectl(&["label", "namespace", namespace, "istio.io/dataplane-mode-"])?;
+        }
+        Ok(())
     }
 
     /// What helm says.
     pub(crate) fn helm(&self, arguments: &[&str]) -> anyhow::Result<String> {
         output(self.tools.helm(&*self.cluster).args(arguments))
+    }
+
+    /// `kubectl undermesh`, as a user has it: the program by its other name in the PATH.
+    pub(crate) fn plugin(&self, verb: &[&str]) -> anyhow::Result<Answer> {
+        let mut command = self.tools.kubectl(&*self.cluster);
+        command.env("PATH", self.path()?).arg("undermesh").args(verb);
+        let output = command.output().with_context(|| line(&command))?;
+        let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+        Ok(Answer { code: output.status.code(), said: text(output.stdout), error: text(output.stderr) })
+    }
+
+    /// The PATH with kubectl, helm and the plugin before everything else.
+    pub(crate) fn path(&self) -> anyhow::Result<OsString> {
+        let tools = [&self.tools.kubectl, &self.tools.helm].into_iter().filter_map(|p| p.parent());
+        let ordinary = std::env::var_os("PATH").unwrap_or_default();
+        let folders = std::iter::once(&*self.plugin).chain(tools).map(PathBuf::from);
+        Ok(std::env::join_paths(folders.chain(std::env::split_paths(&ordinary)))?)
     }
 
     /// A program in a pod.
@@ -176,13 +217,20 @@ impl Stage {
 
     /// helm's values for this cluster.
     pub(crate) fn values(&self) -> Vec<String> {
-        let Some(cgroup) = self.cluster.cgroup() else { return Vec::new() };
-        // Nobody gives addresses to load balancers here, and helm would wait for one.
-        vec![
-            format!("--set=agent.cgroupHostPath={cgroup}"),
-            "--set=ingressGateway.service.type=ClusterIP".to_owned(),
-        ]
+        let own = self.cluster.cgroup().map(|cgroup| {
+            // Nobody gives addresses to load balancers here, and helm would wait for one.
+            [format!("agent.cgroupHostPath={cgroup}"), "ingressGateway.service.type=ClusterIP".to_owned()]
+        });
+        let values = own.into_iter().flatten().chain(self.set.iter().cloned());
+        values.map(|value| format!("--set={value}")).collect()
     }
+}
+
+/// What a program came to whose exit code says something.
+pub(crate) struct Answer {
+    pub(crate) code: Option<i32>,
+    pub(crate) said: String,
+    pub(crate) error: String,
 }
 
 /// Requests that go on.
