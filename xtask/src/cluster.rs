@@ -1,5 +1,5 @@
 //! `cargo xtask cluster`: real Kubernetes, the mesh installed on it by helm, the article's scenario driven by kubectl, and a
-//! report that sets what was seen against what the YAML asks.
+//! report that sets what was seen against what the YAML asks. With `--docs`, the commands of the guide instead.
 //!
 //! Where the cluster comes from is the provider's part (`undermesh-cluster`); everything after it is the same for all.
 
@@ -7,9 +7,11 @@ mod checks;
 mod doctor;
 mod drive;
 mod egress;
+mod guide;
 mod keep;
 mod leaving;
 mod stage;
+mod walk;
 
 use std::path::PathBuf;
 use std::time::Instant;
@@ -27,6 +29,7 @@ use crate::image::{self, Which};
 #[command(after_help = "Examples:
   cargo xtask cluster                                two nodes with real kubelets; the whole scenario
   cargo xtask cluster --layout k3s                   the same with k3s's paths on the nodes
+  cargo xtask cluster --docs                         what docs/kubernetes.md says, command by command
   cargo xtask cluster --keep                         leaves it running, with the mesh on it, until Ctrl-C
   cargo xtask cluster --bare --keep                  the cluster alone
   cargo xtask cluster --provider k3s --k3s ./k3s     k3s itself, from a binary
@@ -60,6 +63,9 @@ pub(crate) struct Args {
     /// Leave it running and say how to use it, until Ctrl-C
     #[arg(long)]
     keep: bool,
+    /// The commands of docs/kubernetes.md in place of the scenario, on a node with k3s's paths
+    #[arg(long, conflicts_with = "bare")]
+    docs: bool,
     /// The cluster and the images, without the mesh
     #[arg(long)]
     bare: bool,
@@ -88,6 +94,10 @@ enum Paths {
 }
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
+    ensure!(
+        !(args.docs && args.provider == From::Existing),
+        "--docs needs a node to type on, which an existing cluster does not give"
+    );
     if args.provider != From::Existing {
         // Before the builds: nobody should wait minutes for the word that root is missing.
         undermesh_tests::require()?;
@@ -114,8 +124,8 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         (From::Existing, _, None) => bail!("--provider existing needs --kubeconfig"),
         _ => {
             let layout = match args.layout {
-                Paths::Upstream => Layout::Upstream,
-                Paths::K3s => Layout::K3s,
+                Paths::Upstream if !args.docs => Layout::Upstream,
+                _ => Layout::K3s,
             };
             Box::new(Upstream::start(&undermesh_cluster::Programs::cached()?, args.nodes, layout, progress)?)
         }
@@ -126,7 +136,10 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     }
     let mut stage = Stage::new(cluster, tools, plugin, args.set.clone());
     let mut report = Report::default();
-    if !args.bare {
+    if args.docs {
+        walk::all(&stage, &mut report)?;
+        print!("{}", report.text());
+    } else if !args.bare {
         drive::all(&mut stage, &mut report, args.keep)?;
         print!("{}", report.text());
     }

@@ -148,6 +148,10 @@ impl Provider for K3s {
         format!("{} on {} nodes", self.version, self.machines.len())
     }
 
+    fn on_a_node(&self) -> Option<Command> {
+        self.machines.first().map(Machine::enter_all)
+    }
+
     fn import(&self, archive: &Path) -> anyhow::Result<()> {
         let archive = Machine::must_see(archive)?;
         each(&self.machines, |machine| {

@@ -169,6 +169,15 @@ impl Machine {
         command
     }
 
+    /// Likewise in its network, too.
+    pub(crate) fn enter_all(&self) -> Command {
+        let mut command = Command::new("nsenter");
+        command.arg(format!("--net=/proc/{}/ns/net", self.holder)).arg("--");
+        let inner = self.enter();
+        command.arg(inner.get_program()).args(inner.get_args());
+        command
+    }
+
     /// Starts a program on it, in its network too, with `path` before the ordinary PATH.
     pub(crate) fn spawn(
         &mut self,

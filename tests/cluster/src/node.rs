@@ -40,6 +40,11 @@ impl Node {
         self.machine.netns()
     }
 
+    /// For a command on it, as root.
+    pub(crate) fn enter(&self) -> Command {
+        self.machine.enter_all()
+    }
+
     /// An error with its last words if one of its programs has ended.
     pub(crate) fn must_run(&mut self) -> anyhow::Result<()> {
         self.machine.must_run()

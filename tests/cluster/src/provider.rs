@@ -15,6 +15,12 @@ pub trait Provider {
     /// What it is, for people.
     fn description(&self) -> String;
 
+    /// For a command on a node, in its network and among its files: what follows is program and arguments. `None` where the nodes
+    /// are not of this machine.
+    fn on_a_node(&self) -> Option<Command> {
+        None
+    }
+
     /// Whether somebody else made it, who keeps it.
     fn is_given(&self) -> bool {
         false

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow};
@@ -101,6 +102,10 @@ impl Provider for Upstream {
             Layout::K3s => ", with k3s's paths",
         };
         format!("Kubernetes {} on {} nodes{layout}", crate::KUBERNETES, self.nodes.len())
+    }
+
+    fn on_a_node(&self) -> Option<Command> {
+        self.nodes.first().map(Node::enter)
     }
 
     fn import(&self, archive: &Path) -> anyhow::Result<()> {
