@@ -10,6 +10,7 @@ mod egress;
 mod guide;
 mod keep;
 mod leaving;
+mod life;
 mod stage;
 mod walk;
 

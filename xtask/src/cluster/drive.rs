@@ -1,13 +1,13 @@
 //! The story, in its order. What comes after a failed installation would only repeat it.
 
 use crate::cluster::stage::Stage;
-use crate::cluster::{checks, doctor, egress, leaving};
+use crate::cluster::{checks, doctor, egress, leaving, life};
 use crate::demo::report::{Finding, Report, progress};
 
 type Check = fn(&mut Stage) -> anyhow::Result<Finding>;
 
 /// Title for people, and what finds it out.
-const STORY: [(&str, Check); 17] = [
+const STORY: [(&str, Check); 18] = [
     ("Before the mesh", checks::before),
     ("helm install, and a label on three namespaces", checks::install),
     ("kubectl apply of the article's YAML", checks::configuration),
@@ -21,6 +21,7 @@ const STORY: [(&str, Check); 17] = [
     ("Metrics", checks::metrics),
     ("kubectl apply of new weights, under load", checks::live_change),
     ("Out by the egress gateway", egress::gateway),
+    ("A Job, its init container, probes, a StatefulSet", life::pods),
     ("A namespace leaves the mesh under load", leaving::leave),
     ("And comes back", leaving::come_back),
     ("helm upgrade under load", checks::upgrade),
