@@ -4,7 +4,9 @@
 mod http1;
 mod raw;
 
+use std::io::Read as _;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use clap::{Args, Subcommand};
@@ -33,7 +35,13 @@ struct Pace {
     /// Longest wait for each, in milliseconds.
     #[arg(long, default_value_t = 10_000, value_name = "MS")]
     timeout_ms: u64,
+    /// End when standard input does. Who started this by way of others (`kubectl exec -i`) cannot stop it otherwise.
+    #[arg(long)]
+    while_input: bool,
 }
+
+/// Standard input has ended.
+static INPUT_ENDED: AtomicBool = AtomicBool::new(false);
 
 impl Client {
     /// Does it.
@@ -53,7 +61,15 @@ impl Pace {
 
     /// Whether number `n`, from 0, is to be done; waits the pause before all but the first.
     async fn go_on(&self, n: u64) -> bool {
-        if self.count != 0 && n >= self.count {
+        if self.while_input && n == 0 {
+            // A read cannot be given up, so nobody waits for the thread.
+            std::thread::spawn(|| {
+                let mut input = std::io::stdin();
+                while input.read(&mut [0; 64]).is_ok_and(|read| read > 0) {}
+                INPUT_ENDED.store(true, Ordering::SeqCst);
+            });
+        }
+        if INPUT_ENDED.load(Ordering::SeqCst) || self.count != 0 && n >= self.count {
             return false;
         }
         if n > 0 && self.interval_ms > 0 {
