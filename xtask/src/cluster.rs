@@ -11,7 +11,8 @@ mod guide;
 mod keep;
 mod leaving;
 mod life;
-mod stage;
+mod rolls;
+pub(crate) mod stage;
 mod walk;
 
 use std::path::PathBuf;
@@ -116,8 +117,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     let k3s = (args.provider == From::K3s).then(|| K3s::find(args.k3s.as_deref(), args.download, progress));
     let k3s = k3s.transpose()?;
     let images = if args.provider == From::Existing { Vec::new() } else { images(args.dev)? };
-    let plugin = image::command(Which::Undermesh, args.dev)?;
-    let plugin = plugin.parent().context("a program is in a folder")?.to_owned();
+    let plugin = plugin(args.dev)?;
     let began = Instant::now();
     let cluster: Box<dyn Provider> = match (args.provider, k3s, &args.kubeconfig) {
         (From::K3s, Some(binary), _) => Box::new(K3s::start(&binary, args.nodes, progress)?),
@@ -131,35 +131,71 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
             Box::new(Upstream::start(&undermesh_cluster::Programs::cached()?, args.nodes, layout, progress)?)
         }
     };
-    progress(&format!("{} is ready", cluster.description()));
-    for image in &images {
-        cluster.import(image)?;
+    let part = match (args.docs, args.bare) {
+        (true, _) => Part::Guide,
+        (false, true) => Part::Nothing,
+        (false, false) => Part::Scenario,
+    };
+    let stage = Stage::new(cluster, tools, plugin, args.set.clone());
+    let outcome = perform(stage, &images, What { part, keep: args.keep });
+    println!("\n{:.0} s from the end of the builds", began.elapsed().as_secs_f64());
+    outcome
+}
+
+/// What is done on a cluster.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct What {
+    pub(crate) part: Part,
+    /// It stays until Ctrl-C.
+    pub(crate) keep: bool,
+}
+
+/// What is shown on it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Part {
+    Nothing,
+    /// The mesh is installed, and the scenario run.
+    Scenario,
+    /// The guide is followed.
+    Guide,
+}
+
+/// Does it on a cluster that is up, prints what was found, and ends the cluster. An error if anything differs from what was asked.
+pub(crate) fn perform(mut stage: Stage, images: &[PathBuf], what: What) -> anyhow::Result<()> {
+    progress(&format!("{} is ready", stage.cluster.description()));
+    for image in images {
+        stage.cluster.import(image)?;
     }
-    let mut stage = Stage::new(cluster, tools, plugin, args.set.clone());
     let mut report = Report::default();
-    if args.docs {
-        walk::all(&stage, &mut report)?;
-        print!("{}", report.text());
-    } else if !args.bare {
-        drive::all(&mut stage, &mut report, args.keep)?;
+    match what.part {
+        Part::Nothing => {}
+        Part::Guide => walk::all(&stage, &mut report)?,
+        Part::Scenario => drive::all(&mut stage, &mut report, what.keep)?,
+    }
+    if what.part != Part::Nothing {
         print!("{}", report.text());
     }
-    if args.keep {
+    if what.keep {
         keep::until_interrupted(&mut stage)?;
     }
     let mut removed = None;
-    if !(args.keep && stage.cluster.is_given()) {
+    if !(what.keep && stage.cluster.is_given()) {
         removed = Some(clean_up(stage)?);
     }
     print!("{}", removed.iter().map(Finding::text).collect::<String>());
-    println!("\n{:.0} s from the end of the builds", began.elapsed().as_secs_f64());
     let differences = report.differences() + usize::from(removed.is_some_and(|it| !it.is_as_asked()));
     ensure!(differences == 0, "{differences} of the findings differ from what was asked (marked above)");
     Ok(())
 }
 
+/// The folder of `kubectl-undermesh`.
+pub(crate) fn plugin(dev: bool) -> anyhow::Result<PathBuf> {
+    let plugin = image::command(Which::Undermesh, dev)?;
+    Ok(plugin.parent().context("a program is in a folder")?.to_owned())
+}
+
 /// Both archives.
-fn images(dev: bool) -> anyhow::Result<Vec<PathBuf>> {
+pub(crate) fn images(dev: bool) -> anyhow::Result<Vec<PathBuf>> {
     progress("building the images");
     [Which::Undermesh, Which::Bookinfo].into_iter().map(|which| image::build(which, dev)).collect()
 }

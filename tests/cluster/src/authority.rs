@@ -14,16 +14,16 @@ use rcgen::{
 
 /// A certificate and its key, as files.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Identity {
+pub struct Identity {
     /// PEM.
-    pub(crate) certificate: PathBuf,
+    pub certificate: PathBuf,
     /// PKCS #8, PEM.
-    pub(crate) key: PathBuf,
+    pub key: PathBuf,
 }
 
 /// Issues certificates into a folder.
 #[derive(Debug)]
-pub(crate) struct Authority {
+pub struct Authority {
     folder: PathBuf,
     issuer: CertifiedIssuer<'static, KeyPair>,
     certificate: PathBuf,
@@ -31,7 +31,7 @@ pub(crate) struct Authority {
 
 impl Authority {
     /// A new one, whose certificate is `<name>.crt` in `folder`.
-    pub(crate) fn new(folder: &Path, name: &str) -> anyhow::Result<Self> {
+    pub fn new(folder: &Path, name: &str) -> anyhow::Result<Self> {
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::DigitalSignature];
@@ -43,22 +43,22 @@ impl Authority {
     }
 
     /// What those who trust it are given.
-    pub(crate) fn certificate(&self) -> &Path {
+    pub fn certificate(&self) -> &Path {
         &self.certificate
     }
 
     /// Its key, for the controller that signs requests of the API.
-    pub(crate) fn key(&self) -> PathBuf {
+    pub fn key(&self) -> PathBuf {
         self.certificate.with_extension("key")
     }
 
     /// For a client: the API server takes `user` for its name and `group` for its group.
-    pub(crate) fn client(&self, file: &str, user: &str, group: Option<&str>) -> anyhow::Result<Identity> {
+    pub fn client(&self, file: &str, user: &str, group: Option<&str>) -> anyhow::Result<Identity> {
         self.issue(file, user, group, ExtendedKeyUsagePurpose::ClientAuth, Vec::new())
     }
 
     /// For a server at these names and addresses.
-    pub(crate) fn server(
+    pub fn server(
         &self,
         file: &str,
         user: &str,
@@ -95,7 +95,7 @@ impl Authority {
 }
 
 /// The pair of keys that signs the tokens of service accounts.
-pub(crate) fn token_keys(folder: &Path) -> anyhow::Result<(PathBuf, PathBuf)> {
+pub fn token_keys(folder: &Path) -> anyhow::Result<(PathBuf, PathBuf)> {
     let key = KeyPair::generate()?;
     let private = write(folder, "service-account.key", &key.serialize_pem())?;
     Ok((private, write(folder, "service-account.pub", &key.public_key_pem())?))

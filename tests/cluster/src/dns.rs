@@ -7,12 +7,12 @@ use anyhow::Context as _;
 use crate::image::Image;
 
 /// Of the Service; that of the examples' productpage is .10, which elsewhere is DNS' own.
-pub(crate) const ADDRESS: &str = "10.96.0.2";
+pub const ADDRESS: &str = "10.96.0.2";
 const IMAGE: &str = "docker.io/undermesh/coredns:1";
 const MANIFEST: &str = include_str!("dns.yaml");
 
 /// Its image, from the static binary at `program`.
-pub(crate) fn image(program: &Path) -> anyhow::Result<Image> {
+pub fn image(program: &Path) -> anyhow::Result<Image> {
     let content = std::fs::read(program).with_context(|| format!("cannot read {}", program.display()))?;
     Ok(Image {
         name: IMAGE.to_owned(),
@@ -24,7 +24,7 @@ pub(crate) fn image(program: &Path) -> anyhow::Result<Image> {
 }
 
 /// Its objects, the Service at `address`.
-pub(crate) fn manifest(address: &str) -> String {
+pub fn manifest(address: &str) -> String {
     MANIFEST.replace("IMAGE", IMAGE).replace("ADDRESS", address)
 }
 

@@ -80,7 +80,7 @@ impl Image {
     }
 
     /// The image of pods' first containers: it does nothing and holds the pod's namespaces.
-    pub(crate) fn pause() -> Self {
+    pub fn pause() -> Self {
         Self {
             name: PAUSE.to_owned(),
             programs: vec![("pause".into(), pause_program())],

@@ -169,6 +169,14 @@ impl Provider for K3s {
         Some(CGROUP)
     }
 
+    fn has_load_balancers(&self) -> bool {
+        false
+    }
+
+    fn still_loaded(&self, programs: &[u32]) -> anyhow::Result<Vec<u32>> {
+        undermesh_tests::still_loaded(programs)
+    }
+
     fn forward(&mut self, preferred: u16, to: SocketAddr) -> anyhow::Result<Option<SocketAddr>> {
         let node = self.machines.first().context("there are no nodes")?;
         let forward = Forward::start(node.netns(), preferred, to)?;

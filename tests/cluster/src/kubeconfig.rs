@@ -10,7 +10,7 @@ use crate::authority::Identity;
 
 /// As whom to speak to the API server.
 #[derive(Debug, Clone, Copy)]
-pub(crate) enum User<'a> {
+pub enum User<'a> {
     /// By certificate.
     Certificate(&'a Identity),
     /// By a service account's token.
@@ -18,12 +18,7 @@ pub(crate) enum User<'a> {
 }
 
 /// Writes one to `path`. JSON is YAML, too.
-pub(crate) fn write(
-    path: PathBuf,
-    server: SocketAddr,
-    authority: &Path,
-    user: User<'_>,
-) -> anyhow::Result<PathBuf> {
+pub fn write(path: PathBuf, server: SocketAddr, authority: &Path, user: User<'_>) -> anyhow::Result<PathBuf> {
     let text = serde_json::to_string_pretty(&content(server, authority, user))?;
     std::fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
     Ok(path)

@@ -12,11 +12,11 @@
 
 mod authority;
 mod control_plane;
-mod dns;
+pub mod dns;
 mod forward;
 mod image;
 mod k3s;
-mod kubeconfig;
+pub mod kubeconfig;
 mod machine;
 mod node;
 mod packages;
@@ -26,9 +26,11 @@ mod requirement;
 pub mod run;
 mod upstream;
 
+pub use authority::{Authority, Identity, token_keys};
 pub use control_plane::{ADDRESS, ControlPlane, POD_CIDR};
 pub use image::{Image, sha256};
 pub use k3s::K3s;
+pub use kubeconfig::User;
 pub use machine::CGROUP;
 pub use node::Layout;
 pub use programs::{KUBERNETES, Programs, cache};

@@ -32,6 +32,17 @@ pub trait Provider {
     /// Where the chart has to be told that cgroup2 is on the nodes, if it is not where it usually is.
     fn cgroup(&self) -> Option<&str>;
 
+    /// Whether somebody gives addresses to Services of type LoadBalancer.
+    fn has_load_balancers(&self) -> bool;
+
+    /// Those of the programs `programs` that the nodes' kernel still holds; none where it cannot be asked.
+    fn still_loaded(&self, programs: &[u32]) -> anyhow::Result<Vec<u32>>;
+
+    /// How much longer than on a machine of its own things may take here.
+    fn patience(&self) -> u32 {
+        1
+    }
+
     /// Leads a port of this machine, `preferred` if it is free, to a service's address and port, as long as the cluster is up.
     /// `None` where the machine reaches services by itself, or not at all.
     fn forward(
@@ -130,6 +141,14 @@ impl Provider for Existing {
 
     fn cgroup(&self) -> Option<&str> {
         None
+    }
+
+    fn has_load_balancers(&self) -> bool {
+        true
+    }
+
+    fn still_loaded(&self, _: &[u32]) -> anyhow::Result<Vec<u32>> {
+        Ok(Vec::new())
     }
 
     fn forward(&mut self, _: u16, _: std::net::SocketAddr) -> anyhow::Result<Option<std::net::SocketAddr>> {

@@ -116,6 +116,14 @@ impl Provider for Upstream {
         Some(CGROUP)
     }
 
+    fn has_load_balancers(&self) -> bool {
+        false
+    }
+
+    fn still_loaded(&self, programs: &[u32]) -> anyhow::Result<Vec<u32>> {
+        undermesh_tests::still_loaded(programs)
+    }
+
     fn forward(&mut self, preferred: u16, to: SocketAddr) -> anyhow::Result<Option<SocketAddr>> {
         // From a node, whose kube-proxy knows the services' addresses.
         let node = self.nodes.first().context("there are no nodes")?;

@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, ensure};
 use serde_json::Value;
 
-use crate::cluster::stage::{MESHED, RELEASE, SYSTEM, Stage, wait};
+use crate::cluster::rolls::Connections;
+use crate::cluster::stage::{MESHED, READY, RELEASE, SYSTEM, Stage, wait};
 use crate::demo::checks::{body, is_split, listed, new_weights, reviewer, status, words};
 use crate::demo::report::Finding;
 
@@ -47,14 +48,20 @@ pub(crate) fn reviewers(events: &[Value]) -> BTreeMap<String, u32> {
 /// The application alone, as Kubernetes carries it.
 pub(crate) fn before(stage: &mut Stage) -> anyhow::Result<Finding> {
     for file in ["bookinfo", "two-namespaces", "visitor"] {
-        stage.apply(&format!("deploy/kubernetes/{file}.yaml"))?;
+        stage.apply_workloads(&format!("deploy/kubernetes/{file}.yaml"))?;
     }
     for namespace in MESHED.iter().chain(&["outside"]) {
         stage.wait_rolled_out(namespace)?;
     }
     stage.pods_before = stage.pods()?;
-    let page = once(stage.http(VISITOR, "http://productpage.default:9080/productpage", &[])?)?;
-    let service2 = once(stage.http(SERVICE1, SERVICE2, &[])?)?;
+    // DNS and kube-proxy may be a moment behind the pods.
+    let answered = |from, url: &str| {
+        let answer = once(stage.http(from, url, &[])?)?;
+        anyhow::Ok((status(&answer) == 200).then_some(answer))
+    };
+    let page = "http://productpage.default:9080/productpage";
+    let page = wait(stage.limit(10), "productpage", || answered(VISITOR, page))?;
+    let service2 = wait(stage.limit(10), "service2", || answered(SERVICE1, SERVICE2))?;
     Ok(Finding::new("Before the mesh")
         .asked("productpage answers 200, and service2 answers service1 without a delay")
         .seen(format!("{}; {} after {:.0} ms", words(&page), words(&service2), ms(&service2)))
@@ -65,17 +72,9 @@ pub(crate) fn before(stage: &mut Stage) -> anyhow::Result<Finding> {
 pub(crate) fn install(stage: &mut Stage) -> anyhow::Result<Finding> {
     let began = Instant::now();
     let chart = crate::cargo::root().join("deploy/chart").display().to_string();
-    let values = stage.values();
-    let mut arguments = vec![
-        "install",
-        RELEASE,
-        &chart,
-        "--namespace",
-        SYSTEM,
-        "--create-namespace",
-        "--wait",
-        "--timeout=120s",
-    ];
+    let (values, timeout) = (stage.values(), stage.timeout(READY));
+    let mut arguments =
+        vec!["install", RELEASE, &chart, "--namespace", SYSTEM, "--create-namespace", "--wait", &timeout];
     arguments.extend(values.iter().map(String::as_str));
     // helm alone says only that it waited in vain.
     stage.helm(&arguments).map_err(|e| e.context(stage.troubles(SYSTEM)))?;
@@ -91,7 +90,7 @@ pub(crate) fn install(stage: &mut Stage) -> anyhow::Result<Finding> {
         ])?;
     }
     let want = stage.pods_before.len() as u64;
-    let captured = wait(Duration::from_secs(30), "the pods to be in the mesh", || {
+    let captured = wait(stage.limit(30), "the pods to be in the mesh", || {
         let captured = captured(stage)?;
         Ok((captured == want).then_some(captured))
     })?;
@@ -103,15 +102,16 @@ pub(crate) fn install(stage: &mut Stage) -> anyhow::Result<Finding> {
     let untouched = stage.pods()? == stage.pods_before;
     let agents = stage.agents()?.len();
     Ok(Finding::new("helm install, and a label on three namespaces")
-        .asked(format!("ready within 120 s, {want} pods in the mesh, none restarted"))
+        .asked(format!(
+            "ready within {} s, {want} pods in the mesh, none restarted",
+            stage.limit(READY).as_secs()
+        ))
         .seen(format!(
             "{agents} agents and the gateways ready after {:.0} s, {captured} pods in the mesh, {}",
             stage.installed.unwrap_or_default().as_secs_f64(),
             if untouched { "none restarted" } else { "some are others than before" }
         ))
-        .holds(
-            untouched && captured == want && stage.installed.is_some_and(|t| t < Duration::from_secs(120)),
-        ))
+        .holds(untouched && captured == want && stage.installed.is_some_and(|t| t < stage.limit(READY))))
 }
 
 /// How many pods all agents have captured.
@@ -135,7 +135,7 @@ pub(crate) fn configuration(stage: &mut Stage) -> anyhow::Result<Finding> {
         };
         anyhow::Ok((number("virtual_services"), number("errors")))
     };
-    let all = wait(Duration::from_secs(10), "every agent to have read the YAML", || {
+    let all = wait(stage.limit(10), "every agent to have read the YAML", || {
         let all = agents.iter().map(|(agent, _)| read(agent)).collect::<anyhow::Result<Vec<_>>>()?;
         Ok(all.iter().all(|read| *read == (3, 0)).then_some(all))
     })?;
@@ -148,7 +148,7 @@ pub(crate) fn configuration(stage: &mut Stage) -> anyhow::Result<Finding> {
 /// Gateway and VirtualService of the article, and three services behind the page.
 pub(crate) fn page(stage: &mut Stage) -> anyhow::Result<Finding> {
     let url = format!("{GATEWAY}/productpage");
-    let answer = wait(Duration::from_secs(10), "the gateway to answer", || {
+    let answer = wait(stage.limit(10), "the gateway to answer", || {
         let answer = once(stage.http(VISITOR, &url, &["--host", HOST])?)?;
         Ok((status(&answer) == 200).then_some(answer))
     })?;
@@ -267,7 +267,7 @@ pub(crate) fn metrics(stage: &mut Stage) -> anyhow::Result<Finding> {
 
 /// New weights, while requests go on.
 pub(crate) fn live_change(stage: &mut Stage) -> anyhow::Result<Finding> {
-    let load = stage.load(PAGE, REVIEWS, &["--interval-ms", "5"])?;
+    let load = stage.load(PAGE, REVIEWS, 5, &[])?;
     std::thread::sleep(Duration::from_secs(1));
     let old = std::fs::read_to_string(crate::cargo::root().join("deploy/examples/bookinfo/reviews.yaml"))?;
     let file = std::env::temp_dir().join(format!("undermesh-reviews-{}.yaml", std::process::id()));
@@ -275,14 +275,18 @@ pub(crate) fn live_change(stage: &mut Stage) -> anyhow::Result<Finding> {
     let applied = stage.kubectl(&["apply", "-f", &file.display().to_string()]);
     std::fs::remove_file(&file)?;
     applied?;
-    std::thread::sleep(Duration::from_secs(1));
+    let soon = stage.limit(1);
+    std::thread::sleep(soon);
     let events = load.end()?;
     let failed = events.iter().filter(|e| status(e) != 200).count();
     let count = READERS.to_string();
     let counts = reviewers(&stage.http(PAGE, REVIEWS, &["--count", &count])?);
     stage.apply("deploy/examples/bookinfo/reviews.yaml")?;
     Ok(Finding::new("kubectl apply of new weights, under load")
-        .asked(format!("v1 50 %, v2 50 %, v3 none, 1 s after the apply, and no failed request (of {READERS}: 100 and 100, ±28)"))
+        .asked(format!(
+            "v1 50 %, v2 50 %, v3 none, {} s after the apply, and no failed request (of {READERS}: 100 and 100, ±28)",
+            soon.as_secs()
+        ))
         .seen(format!("{failed} of {} failed; then {}", events.len(), listed(&counts)))
         .holds(failed == 0 && is_split(&counts, READERS, &[("reviews-v1", 0.5), ("reviews-v2", 0.5)])))
 }
@@ -290,49 +294,32 @@ pub(crate) fn live_change(stage: &mut Stage) -> anyhow::Result<Finding> {
 /// `helm upgrade` that replaces every agent, while new connections are made.
 pub(crate) fn upgrade(stage: &mut Stage) -> anyhow::Result<Finding> {
     let old = stage.agents()?;
-    let load = stage.load(PAGE, REVIEWS, &["--interval-ms", "10", "--new-connections"])?;
+    let load = stage.load(PAGE, REVIEWS, 10, &["--new-connections"])?;
     let chart = crate::cargo::root().join("deploy/chart").display().to_string();
     let rolled = format!("--set-string=agent.podAnnotations.example\\.com/rolled={}", std::process::id());
-    let upgrade = [
-        "upgrade",
-        RELEASE,
-        &chart,
-        "--namespace",
-        SYSTEM,
-        "--reuse-values",
-        "--wait",
-        "--timeout=180s",
-        &rolled,
-    ];
+    let timeout = stage.timeout(180);
+    let upgrade =
+        ["upgrade", RELEASE, &chart, "--namespace", SYSTEM, "--reuse-values", "--wait", &timeout, &rolled];
     let upgraded = stage.helm(&upgrade);
     let ready = stage.wait_rolled_out(SYSTEM);
     std::thread::sleep(Duration::from_secs(2));
-    let events = load.end()?;
+    let seen = Connections::of(load)?;
     ready?;
     upgraded?;
     let new = stage.agents()?;
     let replaced = old.iter().all(|agent| !new.contains(agent)) && new.len() == old.len();
-    // A connection that could not be made, as against one that was cut with the agent that carried it.
-    let error = |e: &Value| e.get("error").and_then(Value::as_str).unwrap_or_default().to_owned();
-    let refused = events.iter().filter(|e| error(e).contains("cannot connect")).count();
-    let others: Vec<String> = events
-        .iter()
-        .filter(|e| status(e) != 200 && !error(e).contains("cannot connect"))
-        .map(words)
-        .collect();
     let jason = reviewers(&stage.http(PAGE, REVIEWS, &["--count", "20", "--header", "end-user: jason"])?);
     Ok(Finding::new("helm upgrade under load")
         .asked("every agent replaced, no new connection failed, and the rules in force afterwards")
         .seen(format!(
-            "{} of {} agents replaced, {refused} of {} new connections failed, {} requests otherwise; then jason: {}",
+            "{} of {} agents replaced, {}; then jason: {}",
             if replaced { new.len() } else { 0 },
             old.len(),
-            events.len(),
-            others.len(),
+            seen.text(),
             listed(&jason)
         ))
-        .detail(others.first().map(|o| format!("the first: {o}")).unwrap_or_default())
-        .holds(replaced && refused == 0 && jason.len() == 1 && jason.get("reviews-v2") == Some(&20)))
+        .detail(seen.first())
+        .holds(replaced && seen.refused == 0 && jason.len() == 1 && jason.get("reviews-v2") == Some(&20)))
 }
 
 /// `helm uninstall`: the application goes on as Kubernetes alone carries it, and nothing of the mesh is left.
@@ -342,12 +329,11 @@ pub(crate) fn uninstall(stage: &mut Stage) -> anyhow::Result<Finding> {
         let programs = bpf.get("programs").and_then(Value::as_array).into_iter().flatten();
         stage.programs.extend(programs.filter_map(|p| u32::try_from(p.get("id")?.as_u64()?).ok()));
     }
-    let load = stage.load(PAGE, REVIEWS, &["--interval-ms", "10", "--new-connections"])?;
-    stage.helm(&["uninstall", RELEASE, "--namespace", SYSTEM, "--wait", "--timeout=120s"])?;
+    let load = stage.load(PAGE, REVIEWS, 10, &["--new-connections"])?;
+    let timeout = stage.timeout(READY);
+    stage.helm(&["uninstall", RELEASE, "--namespace", SYSTEM, "--wait", &timeout])?;
     std::thread::sleep(Duration::from_secs(2));
-    let events = load.end()?;
-    let error = |e: &Value| e.get("error").and_then(Value::as_str).unwrap_or_default().to_owned();
-    let refused = events.iter().filter(|e| error(e).contains("cannot connect")).count();
+    let seen = Connections::of(load)?;
     let page = once(stage.http(VISITOR, "http://productpage.default:9080/productpage", &[])?)?;
     let service2 = once(stage.http(SERVICE1, SERVICE2, &[])?)?;
     ensure!(!stage.programs.is_empty(), "the agents named no programs of theirs");
@@ -356,8 +342,8 @@ pub(crate) fn uninstall(stage: &mut Stage) -> anyhow::Result<Finding> {
     Ok(Finding::new("helm uninstall")
         .asked("no new connection failed, no delay any more, no pod restarted, and nothing of the mesh left")
         .seen(format!(
-            "{refused} of {} new connections failed; {}; {} after {:.0} ms; {}; left: {}",
-            events.len(),
+            "{}; {}; {} after {:.0} ms; {}; left: {}",
+            seen.text(),
             words(&page),
             words(&service2),
             ms(&service2),
@@ -365,7 +351,7 @@ pub(crate) fn uninstall(stage: &mut Stage) -> anyhow::Result<Finding> {
             if left.is_empty() { "nothing".into() } else { left.join(", ") }
         ))
         .holds(
-            refused == 0
+            seen.refused == 0
                 && status(&page) == 200
                 && status(&service2) == 200
                 && ms(&service2) < 1000.0
@@ -386,11 +372,11 @@ fn left(stage: &Stage) -> anyhow::Result<Vec<String>> {
         let said = stage.kubectl(&["get", kinds, "--all-namespaces", "-l", &own, "-o", "name"])?;
         left.extend(said.lines().map(str::to_owned));
     }
-    let loaded = wait(Duration::from_secs(10), "BPF programs to be released", || {
-        Ok(undermesh_tests::still_loaded(&stage.programs)?.is_empty().then_some(()))
+    let loaded = wait(stage.limit(10), "BPF programs to be released", || {
+        Ok(stage.cluster.still_loaded(&stage.programs)?.is_empty().then_some(()))
     });
-    if stage.cluster.cgroup().is_some() && loaded.is_err() {
-        left.push(format!("BPF programs {:?}", undermesh_tests::still_loaded(&stage.programs)?));
+    if loaded.is_err() {
+        left.push(format!("BPF programs {:?}", stage.cluster.still_loaded(&stage.programs)?));
     }
     Ok(left)
 }

@@ -3,13 +3,11 @@
 //! The host outside is a pod without the mesh, in a namespace that no rule names. Whoever answers there says who called, so
 //! the way that a request took shows: by itself from the pod's address, by the gateway from the gateway's.
 
-use std::time::Duration;
-
 use serde_json::Value;
 
 use crate::cargo::root;
 use crate::cluster::checks::{PAGE, VISITOR, once};
-use crate::cluster::stage::{RELEASE, SYSTEM, Stage, wait};
+use crate::cluster::stage::{READY, RELEASE, SYSTEM, Stage, wait};
 use crate::demo::checks::{body, status, words};
 use crate::demo::report::Finding;
 
@@ -20,9 +18,10 @@ const ADDRESS: &str = "http://192.0.2.80/politics";
 
 /// `helm upgrade` with the gateway, a ServiceEntry, then the way through the gateway.
 pub(crate) fn gateway(stage: &mut Stage) -> anyhow::Result<Finding> {
-    stage.apply("deploy/kubernetes/egress/internet.yaml")?;
+    stage.apply_workloads("deploy/kubernetes/egress/internet.yaml")?;
     stage.wait_rolled_out("internet")?;
     let chart = root().join("deploy/chart").display().to_string();
+    let timeout = stage.timeout(READY);
     let upgrade = [
         "upgrade",
         RELEASE,
@@ -32,7 +31,7 @@ pub(crate) fn gateway(stage: &mut Stage) -> anyhow::Result<Finding> {
         "--reuse-values",
         "--set=egressGateway.enabled=true",
         "--wait",
-        "--timeout=120s",
+        &timeout,
     ];
     stage.helm(&upgrade).map_err(|e| e.context(stage.troubles(SYSTEM)))?;
     stage.wait_rolled_out(SYSTEM)?;
@@ -43,10 +42,9 @@ pub(crate) fn gateway(stage: &mut Stage) -> anyhow::Result<Finding> {
     let (own, gateways) = (address("default", "productpage")?, address(SYSTEM, GATEWAY)?);
 
     stage.apply("deploy/kubernetes/egress/service-entry.yaml")?;
-    let direct = wait(Duration::from_secs(15), "the host outside to answer", || called_by(stage, &own))?;
+    let direct = wait(stage.limit(15), "the host outside to answer", || called_by(stage, &own))?;
     stage.apply("deploy/kubernetes/egress/gateway.yaml")?;
-    let through =
-        wait(Duration::from_secs(15), "the egress gateway to carry it", || called_by(stage, &gateways));
+    let through = wait(stage.limit(15), "the egress gateway to carry it", || called_by(stage, &gateways));
     let through = through.unwrap_or_else(|e| format!("{e:#}"));
     let outside = once(stage.http(VISITOR, ADDRESS, &["--host", HOST, "--timeout-ms", "2000"])?)?;
 

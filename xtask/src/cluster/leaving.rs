@@ -19,7 +19,7 @@ pub(crate) fn leave(stage: &mut Stage) -> anyhow::Result<Finding> {
     let loads = loads(stage)?;
     std::thread::sleep(Duration::from_secs(1));
     stage.kubectl(&["label", "namespace", NAMESPACE, "istio.io/dataplane-mode-"])?;
-    let outside = wait(Duration::from_secs(15), "doctor to say that its pods are not in the mesh", || {
+    let outside = wait(stage.limit(15), "doctor to say that its pods are not in the mesh", || {
         let verdicts = of_namespace(stage)?;
         let all = verdicts.iter().all(|(_, verdict)| verdict == "not enrolled");
         anyhow::ensure!(all, "{verdicts:?}");
@@ -53,7 +53,7 @@ pub(crate) fn come_back(stage: &mut Stage) -> anyhow::Result<Finding> {
     let loads = loads(stage)?;
     std::thread::sleep(Duration::from_secs(1));
     stage.kubectl(&["label", "namespace", NAMESPACE, "istio.io/dataplane-mode=undermesh"])?;
-    let inside = wait(Duration::from_secs(15), "doctor to say that its pods are captured", || {
+    let inside = wait(stage.limit(15), "doctor to say that its pods are captured", || {
         let verdicts = of_namespace(stage)?;
         let all = verdicts.iter().all(|(_, verdict)| verdict == "captured");
         anyhow::ensure!(all, "{verdicts:?}");
@@ -92,10 +92,7 @@ impl std::fmt::Display for Outcome {
 }
 
 fn loads(stage: &Stage) -> anyhow::Result<Loads> {
-    Ok(Loads([
-        stage.load(PAGE, REVIEWS, &["--interval-ms", "5"])?,
-        stage.load(PAGE, REVIEWS, &["--interval-ms", "10", "--new-connections"])?,
-    ]))
+    Ok(Loads([stage.load(PAGE, REVIEWS, 5, &[])?, stage.load(PAGE, REVIEWS, 10, &["--new-connections"])?]))
 }
 
 impl Loads {

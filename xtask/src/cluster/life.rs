@@ -1,7 +1,5 @@
 //! Pods whose life is other than that of a server with one container.
 
-use std::time::Duration;
-
 use anyhow::Context as _;
 use serde_json::Value;
 
@@ -14,21 +12,22 @@ use crate::demo::report::Finding;
 const FILE: &str = "deploy/kubernetes/life.yaml";
 /// Of `article/internal-mesh.yaml`, less what a clock may be off.
 const DELAY_MS: f64 = 1990.0;
-/// So long the kubelet has probed the pod when its restarts are counted.
-const PROBED: Duration = Duration::from_secs(5);
+/// So many seconds the kubelet has probed the pod when its restarts are counted.
+const PROBED: u32 = 5;
 
 /// A Job whose init container is the first process of its pod and calls by the rules already, the kubelet's probes of a pod in
 /// the mesh, and the pods of a StatefulSet by their names.
 pub(crate) fn pods(stage: &mut Stage) -> anyhow::Result<Finding> {
-    stage.apply(FILE)?;
-    stage.kubectl(&["wait", "-n", "ns1", "job/report", "--for=condition=Complete", "--timeout=60s"])?;
+    stage.apply_workloads(FILE)?;
+    let timeout = stage.timeout(60);
+    stage.kubectl(&["wait", "-n", "ns1", "job/report", "--for=condition=Complete", &timeout])?;
     let said = |container: &str| -> anyhow::Result<Value> {
         let log = stage.kubectl(&["logs", "-n", "ns1", "job/report", "-c", container])?;
         serde_json::from_str(&log).with_context(|| format!("container {container} said {log:?}"))
     };
     let (first, then) = (said("first")?, said("then")?);
     for (namespace, what) in [("ns1", "deployment/probed"), ("ns2", "statefulset/db")] {
-        stage.kubectl(&["rollout", "status", "-n", namespace, what, "--timeout=60s"])?;
+        stage.kubectl(&["rollout", "status", "-n", namespace, what, &timeout])?;
     }
     let names: Vec<String> = ["db-0", "db-1"]
         .into_iter()
@@ -41,7 +40,7 @@ pub(crate) fn pods(stage: &mut Stage) -> anyhow::Result<Finding> {
             anyhow::Ok(name.unwrap_or_else(|| words(event)))
         })
         .collect::<anyhow::Result<_>>()?;
-    std::thread::sleep(PROBED);
+    std::thread::sleep(stage.limit(PROBED));
     let probed = stage.json(&["get", "pods", "-n", "ns1", "-l", "app=probed"])?;
     let of = |field: &str| probed.pointer(&format!("/items/0/status/containerStatuses/0/{field}")).cloned();
     let (restarts, is_ready) = (of("restartCount"), of("ready"));
@@ -50,7 +49,7 @@ pub(crate) fn pods(stage: &mut Stage) -> anyhow::Result<Finding> {
         "--ignore-not-found",
         "-f",
         &root().join(FILE).display().to_string(),
-        "--timeout=60s",
+        &timeout,
     ])?;
     let is_delayed = |event: &Value| status(event) == 200 && ms(event) >= DELAY_MS;
     Ok(Finding::new("A Job, its init container, probes, a StatefulSet")

@@ -21,8 +21,8 @@ pub(crate) const RELEASE: &str = "undermesh";
 pub(crate) const SYSTEM: &str = "undermesh-system";
 /// The namespaces that come into the mesh.
 pub(crate) const MESHED: [&str; 3] = ["default", "ns1", "ns2"];
-/// Images are there, so what takes longer hangs.
-const READY: &str = "120s";
+/// Seconds. Images are there, so what takes longer hangs.
+pub(crate) const READY: u32 = 120;
 
 /// Everything that the checks work with.
 pub(crate) struct Stage {
@@ -46,6 +46,16 @@ impl Stage {
     pub(crate) fn new(cluster: Box<dyn Provider>, tools: Tools, plugin: PathBuf, set: Vec<String>) -> Self {
         let (applied, programs) = (RefCell::default(), Vec::new());
         Self { cluster, tools, plugin, applied, set, programs, pods_before: BTreeMap::new(), installed: None }
+    }
+
+    /// As long as `seconds` are on a machine of one's own.
+    pub(crate) fn limit(&self, seconds: u32) -> Duration {
+        Duration::from_secs(u64::from(seconds * self.cluster.patience()))
+    }
+
+    /// For kubectl and helm.
+    pub(crate) fn timeout(&self, seconds: u32) -> String {
+        format!("--timeout={}s", self.limit(seconds).as_secs())
     }
 
     /// What kubectl says.
@@ -76,6 +86,17 @@ impl Stage {
         for namespace in ["default", SYSTEM] {
             self.kubectl(&["label", "namespace", namespace, "istio.io/dataplane-mode-"])?;
         }
+        Ok(())
+    }
+
+    /// Applies a file with Deployments of the project. Where everything is slow their probes are seldom and patient: a pod that
+    /// is called unready for being late makes work for everyone, and they all are later.
+    pub(crate) fn apply_workloads(&self, path: &str) -> anyhow::Result<()> {
+        let path = root().join(path);
+        let text = std::fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+        let text = patient(&text, self.cluster.patience());
+        undermesh_cluster::run::apply(self.tools.kubectl(&*self.cluster), &text)?;
+        self.applied.borrow_mut().push(path);
         Ok(())
     }
 
@@ -115,10 +136,18 @@ impl Stage {
     }
 
     /// Likewise, without an end, until [`Load::end`].
-    pub(crate) fn load(&self, from: (&str, &str), url: &str, more: &[&str]) -> anyhow::Result<Load> {
-        let program = [&["/bookinfo", "client", "http", url, "--count", "0"], more].concat();
-        let mut command = self.exec(from.0, from.1, &program);
-        let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn();
+    pub(crate) fn load(
+        &self,
+        from: (&str, &str),
+        url: &str,
+        interval_ms: u32,
+        more: &[&str],
+    ) -> anyhow::Result<Load> {
+        let interval = (interval_ms * self.cluster.patience()).to_string();
+        let mut command = self.tools.kubectl(&*self.cluster);
+        command.args(["exec", "-i", "-n", from.0, from.1, "--", "/bookinfo", "client", "http", url]);
+        command.args(["--count", "0", "--while-input", "--interval-ms", &interval]).args(more);
+        let child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn();
         let mut child = child.with_context(|| line(&command))?;
         let mut said = child.stdout.take().context("it is piped")?;
         // Read as it comes: a full pipe would stop the requests.
@@ -128,7 +157,7 @@ impl Stage {
             let _ = said.read_to_end(&mut all);
             all
         });
-        Ok(Load { child, reader })
+        Ok(Load { child, reader, patience: self.limit(20) })
     }
 
     /// Waits until all of a namespace's Deployments and DaemonSets are rolled out.
@@ -136,7 +165,7 @@ impl Stage {
         for kind in ["deployment", "daemonset"] {
             let names = self.kubectl(&["get", kind, "-n", namespace, "-o", "name"])?;
             for name in names.lines() {
-                let timeout = format!("--timeout={READY}");
+                let timeout = self.timeout(READY);
                 self.kubectl(&["rollout", "status", name, "-n", namespace, &timeout])
                     .map_err(|e| e.context(self.troubles(namespace)))?;
             }
@@ -217,13 +246,30 @@ impl Stage {
 
     /// helm's values for this cluster.
     pub(crate) fn values(&self) -> Vec<String> {
-        let own = self.cluster.cgroup().map(|cgroup| {
-            // Nobody gives addresses to load balancers here, and helm would wait for one.
-            [format!("agent.cgroupHostPath={cgroup}"), "ingressGateway.service.type=ClusterIP".to_owned()]
-        });
-        let values = own.into_iter().flatten().chain(self.set.iter().cloned());
+        let mut own = Vec::new();
+        if let Some(cgroup) = self.cluster.cgroup() {
+            own.push(format!("agent.cgroupHostPath={cgroup}"));
+        }
+        if !self.cluster.has_load_balancers() {
+            // Nobody would give the Service its address, and helm would wait for it.
+            own.push("ingressGateway.service.type=ClusterIP".to_owned());
+        }
+        let values = own.into_iter().chain(self.set.iter().cloned());
         values.map(|value| format!("--set={value}")).collect()
     }
+}
+
+/// With probes `patience` times as patient.
+fn patient(manifest: &str, patience: u32) -> String {
+    manifest.lines().fold(String::new(), |all, line| {
+        let indent = line.strip_suffix("periodSeconds: 1").filter(|_| patience > 1);
+        match indent {
+            Some(indent) => {
+                format!("{all}{indent}periodSeconds: {patience}\n{indent}timeoutSeconds: {}\n", 2 * patience)
+            }
+            None => format!("{all}{line}\n"),
+        }
+    })
 }
 
 /// What a program came to whose exit code says something.
@@ -237,14 +283,21 @@ pub(crate) struct Answer {
 pub(crate) struct Load {
     child: Child,
     reader: JoinHandle<Vec<u8>>,
+    patience: Duration,
 }
 
 impl Load {
     /// Ends them and gives the events so far.
     pub(crate) fn end(mut self) -> anyhow::Result<Vec<Value>> {
-        // Its other end sees the pipe break at the next event.
-        self.child.kill()?;
-        self.child.wait()?;
+        // Killing kubectl alone would not do: what it started in the pod would go on.
+        drop(self.child.stdin.take());
+        let end = Instant::now() + self.patience;
+        while self.child.try_wait()?.is_none() {
+            if Instant::now() > end {
+                self.child.kill()?;
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
         let all = self.reader.join().map_err(|_| anyhow!("reading the events panicked"))?;
         let text = String::from_utf8_lossy(&all).into_owned();
         // The last line may be half written.
@@ -277,5 +330,25 @@ pub(crate) fn wait<T>(
             anyhow::bail!("waited {limit:?} in vain for {what}{why}");
         }
         std::thread::sleep(Duration::from_millis(250));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn probes_are_patient_where_asked_and_else_as_written() {
+        let probe = "  readinessProbe:\n    periodSeconds: 1\n    failureThreshold: 3\n";
+        assert_eq!(patient(probe, 1), probe);
+        let slow =
+            "  readinessProbe:\n    periodSeconds: 5\n    timeoutSeconds: 10\n    failureThreshold: 3\n";
+        assert_eq!(patient(probe, 5), slow);
+        let bookinfo =
+            std::fs::read_to_string(root().join("deploy/kubernetes/bookinfo.yaml")).expect("a file");
+        assert!(
+            patient(&bookinfo, 5).contains("timeoutSeconds: 10")
+                && !patient(&bookinfo, 5).contains("periodSeconds: 1\n")
+        );
     }
 }

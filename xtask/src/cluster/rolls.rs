@@ -1,0 +1,116 @@
+//! What is replaced while requests go on: a service's pods, and the agent.
+
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::cluster::checks::{PAGE, REVIEWS, reviewers};
+use crate::cluster::stage::{Load, READY, SYSTEM, Stage};
+use crate::demo::checks::{listed, status, words};
+use crate::demo::report::Finding;
+
+/// Whoever serves the reviews.
+const ROLLED: [&str; 3] = ["deploy/reviews-v1", "deploy/reviews-v2", "deploy/reviews-v3"];
+
+/// `kubectl rollout restart` of a service: its callers notice nothing.
+pub(crate) fn pods(stage: &mut Stage) -> anyhow::Result<Finding> {
+    let old = names(stage)?;
+    let load = stage.load(PAGE, REVIEWS, 10, &[])?;
+    std::thread::sleep(Duration::from_secs(1));
+    let rolled = stage
+        .kubectl(&[&["rollout", "restart", "-n", "default"], &ROLLED[..]].concat())
+        .and_then(|_| stage.wait_rolled_out("default"));
+    let gone = stage.kubectl(
+        &[
+            &["wait", "--for=delete", "-n", "default", &stage.timeout(READY)],
+            &old.iter().map(String::as_str).collect::<Vec<_>>()[..],
+        ]
+        .concat(),
+    );
+    std::thread::sleep(Duration::from_secs(1));
+    let events = load.end()?;
+    rolled?;
+    gone?;
+    let new = names(stage)?;
+    // They are others than before the mesh came, and that was us.
+    stage.pods_before = stage.pods()?;
+    let replaced = new.len() == old.len() && !new.iter().any(|name| old.contains(name));
+    let failed: Vec<&Value> = events.iter().filter(|e| status(e) != 200).collect();
+    Ok(Finding::new("A service's pods are replaced, under load")
+        .asked("all pods of reviews replaced, and no failed request")
+        .seen(format!(
+            "{} of {} pods replaced, {} of {} requests failed",
+            if replaced { new.len() } else { 0 },
+            old.len(),
+            failed.len(),
+            events.len()
+        ))
+        .detail(failed.first().map(|e| format!("the first: {}", words(e))).unwrap_or_default())
+        .holds(replaced && failed.is_empty() && !events.is_empty()))
+}
+
+/// The pods of reviews, as `pod/name`.
+fn names(stage: &Stage) -> anyhow::Result<Vec<String>> {
+    let said = stage.kubectl(&["get", "pods", "-n", "default", "-l", "app=reviews", "-o", "name"])?;
+    Ok(said.lines().map(str::to_owned).collect())
+}
+
+/// An agent's pod is deleted: the DaemonSet makes another, which captures the node's pods again.
+pub(crate) fn agent(stage: &mut Stage) -> anyhow::Result<Finding> {
+    let old = stage.agent_beside("default", "productpage")?;
+    let load = stage.load(PAGE, REVIEWS, 10, &["--new-connections"])?;
+    let deleted = stage.kubectl(&["delete", "pod", "-n", SYSTEM, &old, &stage.timeout(READY)]);
+    let ready = stage.wait_rolled_out(SYSTEM);
+    std::thread::sleep(Duration::from_secs(2));
+    let seen = Connections::of(load)?;
+    deleted?;
+    ready?;
+    let new = stage.agent_beside("default", "productpage")?;
+    let jason = reviewers(&stage.http(PAGE, REVIEWS, &["--count", "20", "--header", "end-user: jason"])?);
+    Ok(Finding::new("An agent's pod is deleted, under load")
+        .asked("another in its place, no new connection failed, and the rules in force afterwards")
+        .seen(format!(
+            "{}, {}; then jason: {}",
+            if new == old { "the same agent" } else { "another agent" },
+            seen.text(),
+            listed(&jason)
+        ))
+        .detail(seen.first())
+        .holds(new != old && seen.refused == 0 && jason.len() == 1 && jason.get("reviews-v2") == Some(&20)))
+}
+
+/// How connections fared, each with one request.
+pub(crate) struct Connections {
+    /// How many there were.
+    pub(crate) all: usize,
+    /// Those that could not be made, as against one that was cut with the agent that carried it.
+    pub(crate) refused: usize,
+    others: Vec<String>,
+}
+
+impl Connections {
+    /// Ends the load.
+    pub(crate) fn of(load: Load) -> anyhow::Result<Self> {
+        let events = load.end()?;
+        let error = |e: &Value| e.get("error").and_then(Value::as_str).unwrap_or_default().to_owned();
+        let is_refused = |e: &&Value| error(e).contains("cannot connect");
+        let refused = events.iter().filter(is_refused).count();
+        let others = events.iter().filter(|e| status(e) != 200 && !is_refused(e)).map(words).collect();
+        Ok(Self { all: events.len(), refused, others })
+    }
+
+    /// For people.
+    pub(crate) fn text(&self) -> String {
+        format!(
+            "{} of {} new connections failed, {} requests otherwise",
+            self.refused,
+            self.all,
+            self.others.len()
+        )
+    }
+
+    /// The first request that failed otherwise.
+    pub(crate) fn first(&self) -> String {
+        self.others.first().map(|o| format!("the first: {o}")).unwrap_or_default()
+    }
+}
