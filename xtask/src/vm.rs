@@ -8,19 +8,26 @@
 //! ```
 
 mod boot;
+mod channel;
+mod disk;
+mod emulator;
+mod guest;
 mod initramfs;
+mod kubernetes;
+mod monitor;
 mod packages;
+mod saved;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, bail, ensure};
+use anyhow::{Context as _, ensure};
 use clap::ValueEnum;
 use undermesh_tests::{Binaries, Profile};
 
 use crate::cargo::{cargo, items, text};
 
-/// Run the demo and the kernel tests on Debian's kernels 6.1 and 6.12, in QEMU
+/// Run the demo, the kernel tests or Kubernetes on Debian's kernels 6.1 and 6.12, in QEMU
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   cargo xtask vm                             the demo on both kernels
@@ -39,7 +46,16 @@ pub(crate) struct Args {
     /// Use /dev/kvm
     #[arg(long)]
     kvm: bool,
-    /// The longest a kernel may take, in minutes
+    /// k3s's binary, to run it instead of Kubernetes' own programs; with --run kubernetes
+    #[arg(long, value_name = "PATH")]
+    k3s: Option<PathBuf>,
+    /// Leave the machine running and say how to use it, until Ctrl-C; with --run kubernetes
+    #[arg(long)]
+    keep: bool,
+    /// Optimised programs: slower to build, quicker to run; with --run kubernetes
+    #[arg(long)]
+    release: bool,
+    /// The longest a kernel may take, in minutes; not with --run kubernetes
     #[arg(long, default_value_t = 20, value_name = "MINUTES")]
     limit: u64,
     /// For the test program: a filter, --nocapture, ...
@@ -59,6 +75,14 @@ pub(crate) enum Kernel {
 }
 
 impl Kernel {
+    /// The Debian that comes with it.
+    fn suite(self) -> &'static str {
+        match self {
+            Self::V6_1 => "bookworm",
+            Self::V6_12 => "trixie",
+        }
+    }
+
     fn series(self) -> &'static str {
         match self {
             Self::V6_1 => "6.1",
@@ -74,6 +98,8 @@ enum What {
     Demo,
     /// The kernel tests.
     Tests,
+    /// Kubernetes, the mesh on it by helm, and the scenario of `cargo xtask cluster`.
+    Kubernetes,
 }
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
@@ -81,42 +107,53 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         if args.kernel.is_empty() { vec![Kernel::V6_1, Kernel::V6_12] } else { args.kernel.clone() };
     let cache = packages::cache()?;
     let qemu = packages::qemu(&cache)?;
-    let binaries = Binaries::build(Profile::Dev)?;
-    let (program, arguments) = match args.run {
+    let failures = match args.run {
+        What::Kubernetes => kubernetes::run(&cache, &qemu, &kernels, args)?,
         What::Demo => {
             let own = std::env::current_exe().context("cannot find this program")?;
-            (own, vec!["demo".to_owned()])
+            alone(&cache, &qemu, &kernels, args, &own, &["demo".to_owned()])?
         }
         // One at a time: side by side their time-outs would measure the emulator.
         What::Tests => {
             let mut arguments = vec!["--test-threads=1".to_owned()];
             arguments.extend(args.filter.iter().cloned());
-            (kernel_tests()?, arguments)
+            alone(&cache, &qemu, &kernels, args, &kernel_tests()?, &arguments)?
         }
     };
+    ensure!(failures.is_empty(), "not as asked on {}", failures.join(", "));
+    Ok(())
+}
+
+/// Runs one program on one kernel after the other, with nothing else on it, and gives those on which it failed.
+fn alone(
+    cache: &Path,
+    qemu: &packages::Qemu,
+    kernels: &[Kernel],
+    args: &Args,
+    program: &Path,
+    arguments: &[String],
+) -> anyhow::Result<Vec<String>> {
+    let binaries = Binaries::build(Profile::Dev)?;
     let mut failures = Vec::new();
     for kernel in kernels {
         let began = Instant::now();
-        let unpacked = packages::kernel(&cache, kernel)?;
+        let unpacked = packages::kernel(cache, *kernel)?;
         let initrd = initramfs::build(&initramfs::Content {
             modules: &unpacked.modules,
-            program: &program,
-            arguments: &arguments,
+            program,
+            arguments,
             undermesh: &binaries.undermesh,
             bookinfo: &binaries.bookinfo,
         })?;
         println!("== {} ({} MB of initramfs) ==", unpacked.release, initrd.size() / 1_000_000);
         let limit = Duration::from_secs(60 * args.limit);
-        let code = boot::run(&qemu, &unpacked.image, initrd.path(), args.kvm, limit)?;
+        let code = boot::run(qemu, &unpacked.image, initrd.path(), args.kvm, limit)?;
         println!("== {}: exit code {code} after {:.0?} ==", unpacked.release, began.elapsed());
         if code != 0 {
             failures.push(unpacked.release);
         }
     }
-    if !failures.is_empty() {
-        bail!("not as asked on {}", failures.join(", "));
-    }
-    Ok(())
+    Ok(failures)
 }
 
 /// The test program `kernel`, as cargo builds it.

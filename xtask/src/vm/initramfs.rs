@@ -64,13 +64,7 @@ pub(super) fn build(content: &Content<'_>) -> anyhow::Result<Initrd> {
         fs::copy(&library, &to).with_context(|| library.display().to_string())?;
     }
     for (index, module) in content.modules.iter().enumerate() {
-        let to = tree.join(format!("modules/{index}.ko"));
-        if module.extension().is_some_and(|it| it == "xz") {
-            let file = fs::File::create(&to)?;
-            succeed(Command::new("xz").args(["-dc"]).arg(module).stdout(file))?;
-        } else {
-            fs::copy(module, &to)?;
-        }
+        put_module(module, &tree.join(format!("modules/{index}.ko")))?;
     }
     // The programs know the workspace by the path it was built in.
     let examples = tree.join(root().strip_prefix("/").unwrap_or(Path::new(""))).join("deploy/examples");
@@ -106,6 +100,16 @@ fn named(said: &str) -> Vec<PathBuf> {
     said.lines().filter_map(path).collect()
 }
 
+/// Copies a module, unpacked: busybox's insmod wants it so.
+pub(super) fn put_module(from: &Path, to: &Path) -> anyhow::Result<()> {
+    if from.extension().is_some_and(|it| it == "xz") {
+        let file = fs::File::create(to)?;
+        succeed(Command::new("xz").args(["-dc"]).arg(from).stdout(file))
+    } else {
+        fs::copy(from, to).map(drop).with_context(|| from.display().to_string())
+    }
+}
+
 fn copy(from: &Path, to: &Path) -> anyhow::Result<()> {
     fs::create_dir_all(to)?;
     for entry in fs::read_dir(from)? {
@@ -120,7 +124,8 @@ fn copy(from: &Path, to: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn pack(tree: &Path, to: &Path) -> anyhow::Result<()> {
+/// Makes an initramfs of a folder.
+pub(super) fn pack(tree: &Path, to: &Path) -> anyhow::Result<()> {
     let file = fs::File::create(to)?;
     let mut pack = Command::new("sh");
     pack.args(["-c", "find . | busybox cpio -o -H newc | gzip -1"]).current_dir(tree);

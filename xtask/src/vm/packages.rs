@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, ensure};
+use undermesh_cluster::sha256;
 
 use super::Kernel;
 use crate::cargo::{line, succeed};
@@ -18,12 +19,23 @@ pub(super) struct Unpacked {
     pub(super) image: PathBuf,
     /// Modules that nodes and pods are made with, in the order in which they can be loaded.
     pub(super) modules: Vec<PathBuf>,
+    /// All of its modules.
+    pub(super) folder: PathBuf,
 }
 
 /// How to start an emulator.
 pub(super) struct Qemu(Vec<String>);
 
 impl Qemu {
+    /// What it says of itself. A machine can be restored only by the version that saved it.
+    pub(super) fn version(&self) -> anyhow::Result<String> {
+        let mut command = self.command();
+        let output = command.arg("--version").output().with_context(|| line(&command))?;
+        let said = String::from_utf8_lossy(&output.stdout).lines().next().unwrap_or_default().to_owned();
+        ensure!(output.status.success() && !said.is_empty(), "{} says nothing", line(&command));
+        Ok(said)
+    }
+
     pub(super) fn command(&self) -> Command {
         let mut words = self.0.iter();
         let mut command = Command::new(words.next().map_or("qemu-system-x86_64", String::as_str));
@@ -115,7 +127,43 @@ pub(super) fn kernel(cache: &Path, kernel: Kernel) -> anyhow::Result<Unpacked> {
     let release = package.strip_prefix("linux-image-").unwrap_or(&package).to_owned();
     let image = root.join("boot").join(format!("vmlinuz-{release}"));
     ensure!(image.exists(), "{package} has no {}", image.display());
-    Ok(Unpacked { modules: modules(&root.join("lib/modules").join(&release))?, release, image })
+    let folder = root.join("lib/modules").join(&release);
+    Ok(Unpacked { modules: modules(&folder)?, release, image, folder })
+}
+
+/// Debian's packages of a machine with Kubernetes in it. The kernel is not one of them, nor what makes initramfs.
+const NODE: &str = "systemd,systemd-sysv,dbus,udev,kmod,iproute2,iptables,containerd,runc,containernetworking-plugins,\
+    busybox-static,bpftool,ca-certificates,conntrack,util-linux,mount,procps";
+
+/// What the file systems depend on.
+pub(super) fn node_packages(kernel: Kernel) -> String {
+    format!("{} {NODE}", kernel.suite())
+}
+
+/// The file system of a Debian of the kernel's time, with containerd.
+pub(super) fn debian(cache: &Path, kernel: Kernel) -> anyhow::Result<PathBuf> {
+    let key = sha256(node_packages(kernel).as_bytes());
+    let root = cache.join(format!("debian-{}-{}", kernel.suite(), key.get(..8).unwrap_or(&key)));
+    if root.exists() {
+        return Ok(root);
+    }
+    install("mmdebstrap", "/usr/bin/mmdebstrap")?;
+    println!("vm: unpacking Debian ({}) with systemd and containerd (about 40 s, once)", kernel.suite());
+    let part = cache.join(format!("debian-{}.part", kernel.suite()));
+    let _ = fs::remove_dir_all(&part);
+    let mut command = Command::new("mmdebstrap");
+    command.args(["--quiet", "--mode=root", "--variant=minbase", &format!("--include={NODE}")]);
+    command.arg("--aptopt=APT::Install-Recommends \"false\"");
+    for left_out in ["doc", "man", "locale"] {
+        command.arg(format!("--dpkgopt=path-exclude=/usr/share/{left_out}/*"));
+    }
+    // The scripts of packages have nothing to say here.
+    succeed(command.arg(kernel.suite()).arg(&part).stderr(Stdio::null()))?;
+    for waste in ["var/lib/apt/lists", "var/cache/apt"] {
+        fs::remove_dir_all(part.join(waste))?;
+    }
+    fs::rename(&part, &root)?;
+    Ok(root)
 }
 
 fn newest(series: &str) -> anyhow::Result<String> {
@@ -177,7 +225,8 @@ fn install(package: &str, file: &str) -> anyhow::Result<()> {
 pub(super) fn tools() -> anyhow::Result<()> {
     install("busybox-static", "/usr/bin/busybox")?;
     install("xz-utils", "/usr/bin/xz")?;
-    install("binutils", "/usr/bin/strip")
+    install("binutils", "/usr/bin/strip")?;
+    install("e2fsprogs", "/usr/sbin/mke2fs")
 }
 
 #[cfg(test)]
