@@ -99,7 +99,7 @@ const CRATES: &[Crate] = &[
     // The types for the CRDs; Kubernetes' programs for helm and an API server.
     Crate {
         name: "undermesh-deploy",
-        may_use: &["undermesh-core", "undermesh-cluster"],
+        may_use: &["undermesh-core", "undermesh-cluster", "undermesh-tests"],
         never: &["kube", "k8s-openapi"],
     },
     Crate { name: "xtask", may_use: &["undermesh-cluster", "undermesh-tests"], never: &[] },
