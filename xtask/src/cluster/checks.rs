@@ -319,7 +319,7 @@ pub(crate) fn upgrade(stage: &mut Stage) -> anyhow::Result<Finding> {
             listed(&jason)
         ))
         .detail(seen.first())
-        .holds(replaced && seen.refused == 0 && jason.len() == 1 && jason.get("reviews-v2") == Some(&20)))
+        .holds(replaced && seen.all_made() && jason.len() == 1 && jason.get("reviews-v2") == Some(&20)))
 }
 
 /// `helm uninstall`: the application goes on as Kubernetes alone carries it, and nothing of the mesh is left.
@@ -351,7 +351,7 @@ pub(crate) fn uninstall(stage: &mut Stage) -> anyhow::Result<Finding> {
             if left.is_empty() { "nothing".into() } else { left.join(", ") }
         ))
         .holds(
-            seen.refused == 0
+            seen.all_made()
                 && status(&page) == 200
                 && status(&service2) == 200
                 && ms(&service2) < 1000.0

@@ -76,41 +76,82 @@ pub(crate) fn agent(stage: &mut Stage) -> anyhow::Result<Finding> {
             listed(&jason)
         ))
         .detail(seen.first())
-        .holds(new != old && seen.refused == 0 && jason.len() == 1 && jason.get("reviews-v2") == Some(&20)))
+        .holds(new != old && seen.all_made() && jason.len() == 1 && jason.get("reviews-v2") == Some(&20)))
 }
 
 /// How connections fared, each with one request.
+#[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Connections {
-    /// How many there were.
-    pub(crate) all: usize,
+    all: usize,
     /// Those that could not be made, as against one that was cut with the agent that carried it.
-    pub(crate) refused: usize,
+    refused: Vec<String>,
+    /// Names that were not resolved: DNS is no connection, and the mesh does not touch it. A busy machine loses some.
+    unresolved: usize,
     others: Vec<String>,
 }
 
 impl Connections {
     /// Ends the load.
     pub(crate) fn of(load: Load) -> anyhow::Result<Self> {
-        let events = load.end()?;
-        let error = |e: &Value| e.get("error").and_then(Value::as_str).unwrap_or_default().to_owned();
-        let is_refused = |e: &&Value| error(e).contains("cannot connect");
-        let refused = events.iter().filter(is_refused).count();
-        let others = events.iter().filter(|e| status(e) != 200 && !is_refused(e)).map(words).collect();
-        Ok(Self { all: events.len(), refused, others })
+        Ok(Self::counted(&load.end()?))
+    }
+
+    fn counted(events: &[Value]) -> Self {
+        let mut all = Self { all: events.len(), ..Self::default() };
+        for event in events.iter().filter(|e| status(e) != 200) {
+            let error = event.get("error").and_then(Value::as_str).unwrap_or_default();
+            if error.contains("failed to lookup") {
+                all.unresolved += 1;
+            } else if error.contains("cannot connect") {
+                all.refused.push(words(event));
+            } else {
+                all.others.push(words(event));
+            }
+        }
+        all
+    }
+
+    /// Whether all could be made.
+    pub(crate) fn all_made(&self) -> bool {
+        self.refused.is_empty() && self.unresolved < self.all
     }
 
     /// For people.
     pub(crate) fn text(&self) -> String {
-        format!(
-            "{} of {} new connections failed, {} requests otherwise",
-            self.refused,
-            self.all,
-            self.others.len()
-        )
+        let unresolved = match self.unresolved {
+            0 => String::new(),
+            some => format!(", {some} names not resolved"),
+        };
+        let (refused, others) = (self.refused.len(), self.others.len());
+        format!("{refused} of {} new connections failed, {others} requests otherwise{unresolved}", self.all)
     }
 
-    /// The first request that failed otherwise.
+    /// The first failure.
     pub(crate) fn first(&self) -> String {
-        self.others.first().map(|o| format!("the first: {o}")).unwrap_or_default()
+        let first = self.refused.first().or_else(|| self.others.first());
+        first.map(|it| format!("the first: {it}")).unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_name_that_is_not_resolved_is_no_connection_that_failed() {
+        let refused = json!({"error": "cannot connect: Connection refused (os error 111)"});
+        let unresolved = json!({"error": "cannot connect: failed to lookup address information: try again"});
+        let cut = json!({"error": "timed out"});
+        let answered = json!({"status": 200});
+        let seen = Connections::counted(&[answered.clone(), unresolved.clone(), cut.clone()]);
+        assert!(seen.all_made());
+        assert_eq!(seen.text(), "0 of 3 new connections failed, 1 requests otherwise, 1 names not resolved");
+        let seen = Connections::counted(&[answered, refused, cut]);
+        assert!(!seen.all_made());
+        assert!(seen.first().contains("refused"), "{}", seen.first());
+        assert!(!Connections::counted(&[unresolved]).all_made(), "nothing was tried");
+        assert!(!Connections::counted(&[]).all_made(), "nothing was tried");
     }
 }
