@@ -191,14 +191,17 @@ fn from_mesh(snapshot: &Snapshot, request: &Request, client: &Client, mut trace:
             trace.push(format!("{dialled} is port {} of {}: {how}", service.port, service.host));
             answer.service(&service.host, service.port);
         }
-        None if captured => {
-            trace.push(format!("{dialled} is no service that the client sees; the port is captured"));
-        }
         None => {
-            trace
-                .push(format!("{dialled} is no service that the client sees; the connection is not touched"));
-            return answer.finish(OutcomeName::Passthrough, trace);
+            let fate = if captured { "the port is captured" } else { "the connection is not touched" };
+            trace.push(if address.is_unspecified() {
+                format!("an address that is no service's, port {}: {fate}", request.port)
+            } else {
+                format!("{dialled} is no service that the client sees; {fate}")
+            });
         }
+    }
+    if !captured {
+        return answer.finish(OutcomeName::Passthrough, trace);
     }
     if request.protocol == ProtocolName::Http10 && outbound.protocol.is_http() {
         trace.push("HTTP/1.0 is refused where HTTP is declared: 426".to_owned());
@@ -244,7 +247,10 @@ fn resolve<'a>(
     };
     *named = Some(found);
     let of_endpoint = || found.ports.first()?.endpoints.first().map(|endpoint| endpoint.address.ip());
-    let address = found.addresses.first().copied().or_else(of_endpoint)?;
+    let Some(address) = found.addresses.first().copied().or_else(of_endpoint) else {
+        trace.push(format!("{host} is {}, which has no address here: it is for DNS to tell", found.host));
+        return None;
+    };
     trace.push(format!("{host} is {address} to a client of namespace {}: {}", client.namespace, found.host));
     Some(address)
 }

@@ -194,6 +194,27 @@ fn a_name_or_port_that_nobody_has_is_told() {
 }
 
 #[test]
+fn a_host_whose_address_dns_tells_is_told_and_not_an_address_of_zeros() {
+    const OUTSIDE: &str = "
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: outside, namespace: shop}
+spec:
+  hosts: [api.example.com]
+  resolution: DNS
+  ports: [{number: 80, name: http, protocol: HTTP}]
+";
+    let request =
+        json!({"id": "x", "source": {"namespace": "shop"}, "port": 80, "authority": "api.example.com"});
+    let answer = ask(&[REGISTRY, OUTSIDE], request.clone());
+    assert!(said(&answer, "api.example.com is api.example.com, which has no address here"), "{answer}");
+    assert!(said(&answer, "an address that is no service's, port 80: the port is captured"), "{answer}");
+    let without = ask(&[REGISTRY], request);
+    assert!(said(&without, "no service of the mesh is named api.example.com"), "{without}");
+    assert!(said(&without, "the connection is not touched"), "{without}");
+}
+
+#[test]
 fn the_part_that_fails_is_told() {
     let rules = |weights: &str| {
         virtual_service("v", &format!("{{hosts: [catalog], http: [{{route: [{weights}]}}]}}"))
