@@ -6,6 +6,7 @@
 mod checks;
 mod doctor;
 mod drive;
+mod dual_stack;
 mod egress;
 mod guide;
 mod keep;

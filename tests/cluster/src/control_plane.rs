@@ -11,13 +11,15 @@
 //! # }
 //! ```
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use undermesh_tests::{FABRIC_BRIDGE, Process, SERVICE_CIDR_V4, Step, World, configure, wait_until};
+use undermesh_tests::{
+    FABRIC_BRIDGE, Process, SERVICE_CIDR_V4, SERVICE_CIDR_V6, Step, World, configure, wait_until,
+};
 
 use crate::authority::{Authority, Identity, token_keys};
 use crate::forward::Forward;
@@ -27,8 +29,10 @@ use crate::run::{apply, output};
 
 /// Its address on the wire between the nodes.
 pub const ADDRESS: Ipv4Addr = Ipv4Addr::new(172, 30, 0, 254);
-/// From where nodes are given the addresses of their pods.
-pub const POD_CIDR: &str = "10.244.0.0/16";
+/// Likewise by IPv6, for what passes through.
+pub(crate) const ADDRESS_V6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x30, 0, 0, 0, 0, 0, 0xfe);
+/// From where nodes are given the addresses of their pods, of both families.
+pub const POD_CIDR: &str = "10.244.0.0/16,fd00:10:244::/56";
 const PORT: u16 = 6443;
 /// The first of the range, by which pods reach the API server.
 const KUBERNETES_SERVICE: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 1);
@@ -73,7 +77,10 @@ impl ControlPlane {
     pub fn start_in(world: World, programs: &Programs) -> anyhow::Result<Self> {
         let folder = world.folder().join("kubernetes");
         std::fs::create_dir_all(&folder)?;
-        let bridge = [Step::Address(FABRIC_BRIDGE, (ADDRESS.into(), 24))];
+        let bridge = [
+            Step::Address(FABRIC_BRIDGE, (ADDRESS.into(), 24)),
+            Step::Address(FABRIC_BRIDGE, (ADDRESS_V6.into(), 64)),
+        ];
         configure(world.fabric(), &bridge).context("the API server's address")?;
         let authority = Authority::new(&folder, "kubernetes-ca")?;
         let at = SocketAddr::from((ADDRESS, PORT));
@@ -344,8 +351,10 @@ fn controller_manager(
     command
 }
 
+/// IPv4 first: the family of a Service that asks for none.
 fn service_cidr() -> String {
-    format!("{}/{}", SERVICE_CIDR_V4.0, SERVICE_CIDR_V4.1)
+    let ((v4, v4_bits), (v6, v6_bits)) = (SERVICE_CIDR_V4, SERVICE_CIDR_V6);
+    format!("{v4}/{v4_bits},{v6}/{v6_bits}")
 }
 
 fn flag(name: &str, path: &Path) -> String {

@@ -4,9 +4,11 @@
 //! ```text
 //!   fabric netns   172.30.0.254  etcd · kube-apiserver · kube-controller-manager · kube-scheduler      127.0.0.1:6443 ─▶
 //!      │ br0
-//!      ├── node n1 172.30.0.1    containerd · kubelet · kube-proxy    pods 10.244.0.0/24
+//!      ├── node n1 172.30.0.1    containerd · kubelet · kube-proxy    pods 10.244.0.0/24, fd00:10:244::/64
 //!      └── node n2 172.30.0.2    its own namespaces for network, mounts and processes, and cgroups
 //! ```
+//!
+//! Nodes and pods have addresses of both families; a Service has one of IPv4 if it does not ask otherwise.
 //!
 //! [`Upstream`] is all of it. [`ControlPlane`] alone serves what needs an API server and no pods.
 

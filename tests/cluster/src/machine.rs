@@ -3,7 +3,7 @@
 //! What runs on it sees a machine: its own network, its own /run, /var/lib and /etc, its own processes (the first of which
 //! is in its network namespace, which is how an agent with hostPID knows it), and at [`CGROUP`] its own cgroup2.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -13,7 +13,7 @@ use undermesh_tests::{
     FABRIC_BRIDGE, NetNs, Process, Step, World, configure, settle, v1_hierarchies, wait_until,
 };
 
-use crate::control_plane::ADDRESS;
+use crate::control_plane::{ADDRESS, ADDRESS_V6};
 
 /// Where a machine has the part of cgroup2 that is its own: a host path for whatever wants its cgroups. (On a machine
 /// of its own it would be /sys/fs/cgroup.)
@@ -73,6 +73,13 @@ impl Machine {
         Ipv4Addr::new(172, 30, 0, self.number)
     }
 
+    /// Likewise by IPv6.
+    pub(crate) fn address_v6(&self) -> Ipv6Addr {
+        let [net @ .., _] = ADDRESS_V6.segments();
+        let [a, b, c, d, e, f, g] = net;
+        Ipv6Addr::new(a, b, c, d, e, f, g, self.number.into())
+    }
+
     /// Its network namespace.
     pub(crate) fn netns(&self) -> &NetNs {
         &self.netns
@@ -96,14 +103,19 @@ impl Machine {
             Step::Up("lo"),
             Step::Veth { near: "eth0", far: &port, into: fabric },
             Step::Address("eth0", (self.address().into(), 24)),
+            Step::Address("eth0", (self.address_v6().into(), 64)),
             Step::Up("eth0"),
         ];
         configure(&self.netns, &lo_and_uplink)?;
         let plugged =
             [Step::Port { link: &port, bridge: FABRIC_BRIDGE }, Step::Up(&port), Step::Ready(&port)];
         configure(fabric, &plugged)?;
-        let default = Step::Route((Ipv4Addr::UNSPECIFIED.into(), 0), ADDRESS.into());
-        configure(&self.netns, &[Step::Ready("eth0"), default])
+        let defaults = [
+            Step::Ready("eth0"),
+            Step::Route((Ipv4Addr::UNSPECIFIED.into(), 0), ADDRESS.into()),
+            Step::Route((Ipv6Addr::UNSPECIFIED.into(), 0), ADDRESS_V6.into()),
+        ];
+        configure(&self.netns, &defaults)
     }
 
     /// Makes its folders in every hierarchy and gives that in cgroup2.

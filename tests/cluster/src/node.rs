@@ -56,7 +56,7 @@ impl Node {
         let folder = plane.world().folder().join("kubernetes");
         let (user, group) = (format!("system:node:{name}"), Some("system:nodes"));
         let client = authority.client(&format!("{name}-client"), &user, group)?;
-        let address = [IpAddr::V4(self.machine.address())];
+        let address = [IpAddr::V4(self.machine.address()), IpAddr::V6(self.machine.address_v6())];
         let server = authority.server(&format!("{name}-server"), &user, group, &[&name], &address)?;
         let kubeconfig = plane.config_for(&name, &client)?;
         let proxy = authority.client(&format!("{name}-proxy"), "system:kube-proxy", None)?;
@@ -96,7 +96,8 @@ impl Node {
         self.import(&pause)?;
         let mut command = Command::new(plane.programs().kubernetes("kubelet"));
         command.arg("--config").arg(kubelet).arg("--kubeconfig").arg(kubeconfig);
-        command.args(["--hostname-override", &name, "--node-ip", &self.machine.address().to_string()]);
+        let addresses = address.map(|address| address.to_string()).join(",");
+        command.args(["--hostname-override", &name, "--node-ip", &addresses]);
         self.spawn(plane, "kubelet", &command)?;
         let mut command = Command::new(plane.programs().kubernetes("kube-proxy"));
         command.arg("--config").arg(kube_proxy);
@@ -113,20 +114,25 @@ impl Node {
         let pods = wait_until(START, &format!("addresses for the pods of {}", self.machine.name()), || {
             self.machine.must_run()?;
             let mut command = plane.kubectl();
-            command.args(["get", "node", self.machine.name(), "-o", "jsonpath={.spec.podCIDR}"]);
+            command.args(["get", "node", self.machine.name(), "-o", "jsonpath={.spec.podCIDRs[*]}"]);
             let said = output(&mut command).unwrap_or_default();
             if said.is_empty() {
                 std::thread::sleep(Duration::from_millis(100));
             }
             Ok((!said.is_empty()).then_some(said))
         })?;
-        let (address, bits) = config::prefix(&pods).with_context(|| format!("podCIDR {pods:?}"))?;
+        let pods: Vec<&str> = pods.split_whitespace().collect();
         self.machine.write(&format!("{}/10-net.conflist", self.layout.cni_config()), &config::cni(&pods))?;
-        // By way of the wire between the nodes, as a cloud's table of routes does it.
-        configure(
-            plane.world().fabric(),
-            &[Step::Route((address.into(), bits), self.machine.address().into())],
-        )
+        for share in pods {
+            let (to, bits) = config::prefix(share).with_context(|| format!("podCIDR {share:?}"))?;
+            let node = match to {
+                IpAddr::V4(_) => IpAddr::V4(self.machine.address()),
+                IpAddr::V6(_) => IpAddr::V6(self.machine.address_v6()),
+            };
+            // By way of the wire between the nodes, as a cloud's table of routes does it.
+            configure(plane.world().fabric(), &[Step::Route((to, bits), node)])?;
+        }
+        Ok(())
     }
 
     /// Gives containerd the images of an archive.

@@ -1,13 +1,13 @@
 //! The story, in its order. What comes after a failed installation would only repeat it.
 
 use crate::cluster::stage::Stage;
-use crate::cluster::{checks, doctor, egress, leaving, life, rolls};
+use crate::cluster::{checks, doctor, dual_stack, egress, leaving, life, rolls};
 use crate::demo::report::{Finding, Report, progress};
 
 type Check = fn(&mut Stage) -> anyhow::Result<Finding>;
 
 /// Title for people, and what finds it out.
-const STORY: [(&str, Check); 20] = [
+const STORY: [(&str, Check); 21] = [
     ("Before the mesh", checks::before),
     ("helm install, and a label on three namespaces", checks::install),
     ("kubectl apply of the article's YAML", checks::configuration),
@@ -20,6 +20,7 @@ const STORY: [(&str, Check); 20] = [
     ("Is every pod captured", doctor::doctor),
     ("Metrics", checks::metrics),
     ("kubectl apply of new weights, under load", checks::live_change),
+    ("A service by IPv6", dual_stack::by_ipv6),
     ("Out by the egress gateway", egress::gateway),
     ("A Job, its init container, probes, a StatefulSet", life::pods),
     ("A namespace leaves the mesh under load", leaving::leave),

@@ -1,6 +1,6 @@
 //! The configuration files of a node's programs. Each setting that looks odd was proved by the failure of a node without it.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::path::Path;
 
 use serde_json::json;
@@ -103,8 +103,9 @@ pub(crate) fn kube_proxy(node: &str, kubeconfig: &Path) -> String {
     .to_string()
 }
 
-/// The pod network: a bridge on the node's share of the pods' addresses.
-pub(crate) fn cni(pods: &str) -> String {
+/// The pod network: a bridge on the node's shares of the pods' addresses, one of each family.
+pub(crate) fn cni(pods: &[&str]) -> String {
+    let ranges: Vec<_> = pods.iter().map(|share| json!([{ "subnet": share }])).collect();
     json!({
         "cniVersion": "0.4.0",
         "name": "podnet",
@@ -113,8 +114,8 @@ pub(crate) fn cni(pods: &str) -> String {
                 "type": "bridge", "bridge": "cni0", "isGateway": true, "hairpinMode": true,
                 "ipam": {
                     "type": "host-local",
-                    "ranges": [[{"subnet": pods}]],
-                    "routes": [{"dst": "0.0.0.0/0"}],
+                    "ranges": ranges,
+                    "routes": [{"dst": "0.0.0.0/0"}, {"dst": "::/0"}],
                 },
             },
             {"type": "portmap", "capabilities": {"portMappings": true}},
@@ -124,10 +125,11 @@ pub(crate) fn cni(pods: &str) -> String {
 }
 
 /// A share of the pods' addresses such as `10.244.1.0/24`, read.
-pub(crate) fn prefix(text: &str) -> Option<(Ipv4Addr, u8)> {
+pub(crate) fn prefix(text: &str) -> Option<(IpAddr, u8)> {
     let (address, bits) = text.trim().split_once('/')?;
-    let bits = bits.parse().ok().filter(|bits| *bits <= 32)?;
-    Some((address.parse().ok()?, bits))
+    let address: IpAddr = address.parse().ok()?;
+    let longest = if address.is_ipv4() { 32 } else { 128 };
+    Some((address, bits.parse().ok().filter(|bits| *bits <= longest)?))
 }
 
 #[cfg(test)]
@@ -165,9 +167,19 @@ mod tests {
 
     #[test]
     fn a_share_of_addresses_is_read_and_nothing_else() {
-        assert_eq!(prefix("10.244.1.0/24"), Some((Ipv4Addr::new(10, 244, 1, 0), 24)));
-        for wrong in ["", "10.244.1.0", "10.244.1.0/33", "10.244.1/24", "fd00::/64"] {
+        assert_eq!(prefix("10.244.1.0/24"), Some(([10, 244, 1, 0].into(), 24)));
+        let v6 = "fd00:10:244:1::".parse::<IpAddr>().expect("an address");
+        assert_eq!(prefix("fd00:10:244:1::/64"), Some((v6, 64)));
+        for wrong in ["", "10.244.1.0", "10.244.1.0/33", "10.244.1/24", "fd00::/129"] {
             assert_eq!(prefix(wrong), None, "{wrong}");
         }
+    }
+
+    #[test]
+    fn pods_have_an_address_of_each_share() {
+        let network = cni(&["10.244.1.0/24", "fd00:10:244:1::/64"]);
+        let network: serde_json::Value = serde_json::from_str(&network).expect("JSON");
+        let ranges = &network["plugins"][0]["ipam"]["ranges"];
+        assert_eq!(*ranges, json!([[{"subnet": "10.244.1.0/24"}], [{"subnet": "fd00:10:244:1::/64"}]]));
     }
 }
