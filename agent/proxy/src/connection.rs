@@ -40,6 +40,8 @@ pub(crate) struct Arrival {
     pub share: Option<Share>,
 }
 
+/// How long a connection of a client that was let go of may wait for a request. One that is in use has had it by then.
+pub(crate) const BEFORE_WAITING_END: Duration = Duration::from_secs(2);
 /// How long a connection may be open without a first byte from its client, on ports declared HTTP.
 const FIRST_BYTE: Duration = Duration::from_secs(3600);
 
@@ -121,14 +123,23 @@ impl Connections {
         }
     }
 
-    /// Ends the connections of a client that is no client any more, or another one: with the request that is under way, and
-    /// at once where none is. What is opaque goes on.
+    /// Ends the connections of a client that is no client any more, or another one, with the request that is under way or the next
+    /// one, whose response says so. What is opaque goes on.
+    ///
+    /// Where no request is under way, the client may be sending one at this very moment, and would find the connection closed. So
+    /// those that wait are ended by [`end_waiting_of`](Self::end_waiting_of), [`BEFORE_WAITING_END`] later.
     pub(crate) fn let_go_of(&self, caller: &Arc<Caller>) {
-        let mut wakers = Vec::new();
         for info in self.open.borrow().values().filter(|info| info.is_of(caller)) {
             info.path.caller.is_let_go.set(true);
-            wakers.extend(info.waker.borrow().clone());
         }
+    }
+
+    /// Ends those that wait for a request, of a client that was let go of.
+    pub(crate) fn end_waiting_of(&self, caller: &Arc<Caller>) {
+        let open = self.open.borrow();
+        let let_go = open.values().filter(|info| info.is_of(caller) && info.path.caller.is_let_go.get());
+        let wakers: Vec<_> = let_go.filter_map(|info| info.waker.borrow().clone()).collect();
+        drop(open);
         for waker in wakers {
             waker.wake();
         }

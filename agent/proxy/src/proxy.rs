@@ -135,7 +135,7 @@ impl Proxy {
     }
 
     /// Lets a client go that is no client any more, or another one under the same name: its connections end with the request
-    /// that is under way; idle ones end now, opaque ones when they end.
+    /// that is under way or the next one; idle ones end two seconds later, opaque ones when they end.
     pub fn let_go(&self, caller: &Arc<Caller>) {
         for peer in &self.peers {
             let _ = peer.commands.send(Command::LetGo(caller.clone()));

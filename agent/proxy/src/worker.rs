@@ -291,6 +291,11 @@ fn handle(worker: &Rc<Worker>, command: Command) {
         Command::LetGo(caller) => {
             worker.forget(&caller);
             worker.connections.let_go_of(&caller);
+            let worker = worker.clone();
+            drop(tokio::task::spawn_local(async move {
+                tokio::time::sleep(connection::BEFORE_WAITING_END).await;
+                worker.connections.end_waiting_of(&caller);
+            }));
         }
         Command::End => {}
         // Whoever asked may have given up waiting.

@@ -77,6 +77,26 @@ fn draining_ends_idle_connections_and_finishes_current_requests() {
 }
 
 #[test]
+fn a_client_that_is_let_go_of_is_told_by_its_next_response_and_its_idle_connections_end_later() {
+    let upstream = Upstream::named("v1");
+    let world = World::new(service(1, "echo", "http", &[("v1", upstream.address)]));
+    let (mut busy, mut idle) = (world.connect(1), world.connect(1));
+    for connection in [&mut busy, &mut idle] {
+        let response = connection.get("echo", "/", &[]);
+        assert_eq!((response.status, response.header("connection")), (200, None));
+    }
+    let began = Instant::now();
+    world.let_go();
+    // It knows nothing of it yet, and sends what it had to send.
+    std::thread::sleep(Duration::from_millis(300));
+    let response = busy.get("echo", "/", &[]);
+    assert_eq!((response.status, response.header("connection").as_deref()), (200, Some("close")));
+    assert_eq!(busy.rest().unwrap(), b"");
+    assert_eq!(idle.rest().unwrap(), b"", "one that is not used ends, too");
+    assert!(began.elapsed() >= Duration::from_secs(2), "but not while a request may be on its way");
+}
+
+#[test]
 fn a_delay_is_outside_the_routes_timeout_which_begins_after_it() {
     let rule = |upstream: &Upstream| {
         let mut objects = service(1, "echo", "http", &[("v1", upstream.address)]);

@@ -381,6 +381,11 @@ impl World {
         self.snapshot.store(Arc::new(compile(&inputs).snapshot.with_generation(generation)));
     }
 
+    /// The pod leaves the mesh.
+    pub fn let_go(&self) {
+        self.proxy.as_ref().unwrap().let_go(&self.dialled.caller);
+    }
+
     /// A connection that the pod makes to the service at `position`, port 80.
     pub fn connect(&self, position: u8) -> Connection {
         self.connect_to(SocketAddr::from(([VIPS[0], VIPS[1], VIPS[2], position], 80)))
