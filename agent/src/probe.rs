@@ -5,11 +5,13 @@
 
 use std::io::Read;
 use std::net::{SocketAddr, TcpStream};
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use serde::{Deserialize, Serialize};
 use undermesh_core::capture::Capture;
 use undermesh_proxy::probe;
@@ -77,10 +79,23 @@ pub fn run(place: &Place, family: u8) -> Seen {
 /// # Errors
 /// It cannot go there.
 pub fn from_inside(netns: &Path, cgroup: &Path, family: u8) -> anyhow::Result<Seen> {
+    if let Err(error) = see_all_cgroups() {
+        // Where that is not needed, it does no harm; where it is, the next line fails.
+        tracing::debug!(%error, "no view of the node's cgroups");
+    }
     let procs = cgroup.join("cgroup.procs");
     std::fs::write(&procs, "0").with_context(|| format!("joining {}", procs.display()))?;
     let netns = Netns::open(netns)?;
     Ok(netns.enter(|| dial(family))?)
+}
+
+/// Enters the cgroup namespace of process 1, the node's. A cgroup2 that systemd mounted (`nsdelegate`) lets nobody move a
+/// process to where the mover's own cgroup namespace does not reach (ENOENT), and a container has one of its own.
+///
+/// <https://docs.kernel.org/admin-guide/cgroup-v2.html#delegation-containment>
+fn see_all_cgroups() -> std::io::Result<()> {
+    let node = std::fs::File::open("/proc/1/ns/cgroup")?;
+    Ok(move_into_link_name_space(node.as_fd(), Some(LinkNameSpaceType::ControlGroup))?)
 }
 
 fn dial(family: u8) -> Seen {
