@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use crate::cargo::root;
 use crate::cluster::checks::{SERVICE1, ms};
-use crate::cluster::stage::Stage;
+use crate::cluster::stage::{Stage, wait};
 use crate::demo::checks::{body, status, words};
 use crate::demo::report::Finding;
 
@@ -51,6 +51,10 @@ pub(crate) fn pods(stage: &mut Stage) -> anyhow::Result<Finding> {
         &root().join(FILE).display().to_string(),
         &timeout,
     ])?;
+    // Their pods end a while after; the next checks compare all pods with those of before.
+    wait(stage.limit(60), "the pods to be gone", || {
+        Ok(stage.pods()?.keys().eq(stage.pods_before.keys()).then_some(()))
+    })?;
     let is_delayed = |event: &Value| status(event) == 200 && ms(event) >= DELAY_MS;
     Ok(Finding::new("A Job, its init container, probes, a StatefulSet")
         .asked("both containers of the Job by the rules (2 s), and it ends; no restart by probes; db-0 and db-1 by name")
