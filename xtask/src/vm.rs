@@ -105,6 +105,7 @@ enum What {
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     let kernels =
         if args.kernel.is_empty() { vec![Kernel::V6_1, Kernel::V6_12] } else { args.kernel.clone() };
+    sweep(&folder());
     let cache = packages::cache()?;
     let qemu = packages::qemu(&cache)?;
     let failures = match args.run {
@@ -122,6 +123,23 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     };
     ensure!(failures.is_empty(), "not as asked on {}", failures.join(", "));
     Ok(())
+}
+
+/// For files of a run; each in a folder that ends with the number of its process.
+fn folder() -> PathBuf {
+    crate::cargo::root().join("target/vm")
+}
+
+/// Removes what processes left that were killed, Ctrl-C among the reasons. (Their machines ended with them.)
+fn sweep(folder: &Path) {
+    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let process = name.rsplit('-').next().and_then(|number| number.parse::<u32>().ok());
+        if process.is_some_and(|number| !Path::new(&format!("/proc/{number}")).exists()) {
+            // Another process may be quicker.
+            let _ = std::fs::remove_dir_all(entry.path());
+        }
+    }
 }
 
 /// Runs one program on one kernel after the other, with nothing else on it, and gives those on which it failed.
@@ -185,4 +203,25 @@ fn kernel_tests() -> anyhow::Result<PathBuf> {
         .map(|message| text(message, "executable"))
         .find(|path| !path.is_empty());
     path.map(PathBuf::from).context("cargo names no test program `kernel`")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_ended_processes_left_goes_and_all_else_stays() -> anyhow::Result<()> {
+        let folder = std::env::temp_dir().join(format!("um-vm-{}", std::process::id()));
+        let own = format!("kubernetes-{}", std::process::id());
+        // No process has this number: it is above the largest that Linux gives.
+        for name in ["kubernetes-4194305", "4194305", own.as_str(), "else"] {
+            std::fs::create_dir_all(folder.join(name))?;
+        }
+        sweep(&folder);
+        let mut left = std::fs::read_dir(&folder)?.flatten().map(|e| e.file_name()).collect::<Vec<_>>();
+        left.sort();
+        assert_eq!(left, ["else", own.as_str()]);
+        std::fs::remove_dir_all(folder)?;
+        Ok(())
+    }
 }

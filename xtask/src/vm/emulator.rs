@@ -61,10 +61,7 @@ impl Emulator {
         pack(start.payload, &payload)?;
         let port = free_port()?;
         let path = |name: &str| folder.join(name).display().to_string();
-        // Whatever ends us ends it: nobody else would.
-        let mut command = Command::new("setpriv");
-        let qemu = start.qemu.command();
-        command.args(["--pdeathsig", "KILL", "--"]).arg(qemu.get_program()).args(qemu.get_args());
+        let mut command = start.qemu.command();
         command.env("TMPDIR", &folder);
         command.args(SHAPE.split_whitespace());
         command.args(["-accel", if start.use_kvm { "kvm" } else { "tcg,thread=multi,tb-size=1024" }]);

@@ -46,7 +46,7 @@ pub(super) const ENDED: &str = "undermesh-vm: ended with ";
 
 pub(super) fn build(content: &Content<'_>) -> anyhow::Result<Initrd> {
     packages::tools()?;
-    let folder = root().join("target/vm").join(std::process::id().to_string());
+    let folder = super::folder().join(std::process::id().to_string());
     let initrd = Initrd { folder: folder.clone() };
     let tree = folder.join("tree");
     for path in ["bin", "dev", "proc", "sys", "tmp", "run", "etc", "modules", "var/tmp"] {

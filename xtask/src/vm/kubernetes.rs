@@ -12,7 +12,6 @@ use super::emulator::{Emulator, Start};
 use super::packages::{self, Qemu};
 use super::saved::{Parts, Saved};
 use super::{Kernel, guest};
-use crate::cargo::root;
 use crate::cluster::stage::Stage;
 use crate::cluster::{self, Part, What};
 use crate::demo::report::progress;
@@ -44,7 +43,7 @@ pub(super) fn run(
     };
     let images = cluster::images(!args.release)?;
     let plugin = cluster::plugin(!args.release)?;
-    let scratch = root().join("target/vm").join(format!("kubernetes-{}", std::process::id()));
+    let scratch = super::folder().join(format!("kubernetes-{}", std::process::id()));
     let mut failures = Vec::new();
     for kernel in kernels {
         let unpacked = packages::kernel(cache, *kernel)?;
