@@ -76,8 +76,14 @@ pub(crate) fn install(stage: &mut Stage) -> anyhow::Result<Finding> {
     let mut arguments =
         vec!["install", RELEASE, &chart, "--namespace", SYSTEM, "--create-namespace", "--wait", &timeout];
     arguments.extend(values.iter().map(String::as_str));
+    let mut installed = stage.helm(&arguments);
+    if installed.is_err() && stage.cluster.patience() > 1 {
+        // An API server that is short of time gives up requests. Asked again, helm goes on where it stopped.
+        arguments.splice(..1, ["upgrade", "--install"]);
+        installed = stage.helm(&arguments);
+    }
     // helm alone says only that it waited in vain.
-    stage.helm(&arguments).map_err(|e| e.context(stage.troubles(SYSTEM)))?;
+    installed.map_err(|e| e.context(stage.troubles(SYSTEM)))?;
     stage.wait_rolled_out(SYSTEM)?;
     stage.installed = Some(began.elapsed());
     for namespace in MESHED {
