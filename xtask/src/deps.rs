@@ -96,7 +96,7 @@ const CRATES: &[Crate] = &[
         may_use: &["undermesh", "undermesh-tests"],
         never: &["kube", "k8s-openapi"],
     },
-    // The types for the CRDs; Kubernetes' programs for helm and an API server.
+    // The types for the CRDs; Kubernetes' programs for helm and an API server; a node for those whose rights are tried.
     Crate {
         name: "undermesh-deploy",
         may_use: &["undermesh-core", "undermesh-cluster", "undermesh-tests"],

@@ -75,6 +75,11 @@ impl ControlPlane {
 
     /// Likewise in a world that may have nodes already.
     pub fn start_in(world: World, programs: &Programs) -> anyhow::Result<Self> {
+        Self::start_with(world, programs, &[])
+    }
+
+    /// Likewise, with further flags for the API server.
+    pub fn start_with(world: World, programs: &Programs, flags: &[&str]) -> anyhow::Result<Self> {
         let folder = world.folder().join("kubernetes");
         std::fs::create_dir_all(&folder)?;
         let bridge = [
@@ -100,7 +105,8 @@ impl ControlPlane {
         let (token_key, token_public) = token_keys(&folder)?;
         let etcd = etcd(programs, &world.disk()?.join("etcd"));
         let etcd = Part::start("etcd", etcd, &world)?;
-        let api_server = api_server(programs, &folder, &authority, &token_key, &token_public)?;
+        let mut api_server = api_server(programs, &folder, &authority, &token_key, &token_public)?;
+        api_server.args(flags);
         let mut api_server = Part::start("kube-apiserver", api_server, &world)?;
         wait_ready(&mut api_server, &programs.kubectl(), &outside)?;
         let controllers = controller_manager(programs, &folder, &controllers, &authority, &token_key);
@@ -140,6 +146,13 @@ impl ControlPlane {
     pub fn kubeconfig_by_token(&self, name: &str, token: &str) -> anyhow::Result<PathBuf> {
         let path = self.folder.join(format!("{name}.kubeconfig"));
         kubeconfig::write(path, self.forward.local(), self.authority.certificate(), User::Token(token))
+    }
+
+    /// Likewise for a process in one of the world's namespaces.
+    pub fn kubeconfig_by_token_inside(&self, name: &str, token: &str) -> anyhow::Result<PathBuf> {
+        let path = self.folder.join(format!("{name}-inside.kubeconfig"));
+        let at = SocketAddr::from((ADDRESS, PORT));
+        kubeconfig::write(path, at, self.authority.certificate(), User::Token(token))
     }
 
     /// kubectl as an administrator.

@@ -9,6 +9,7 @@
 
 pub mod crds;
 pub mod manifests;
+pub mod rights;
 pub mod schemas;
 
 use std::path::{Path, PathBuf};

@@ -16,6 +16,9 @@ use undermesh_cluster::{ControlPlane, can_run_here};
 use undermesh_deploy::manifests::{self, objects};
 use undermesh_deploy::repository;
 
+#[path = "kubernetes/rights.rs"]
+mod rights;
+
 /// The release whose CRDs ours are held against.
 const ISTIO_API: &str = "istio.io/api@v1.31.1";
 

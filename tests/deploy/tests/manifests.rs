@@ -171,6 +171,48 @@ fn faults(objects: &[Value]) -> Vec<String> {
     faults
 }
 
+/// The rules as a table for people.
+fn table_of_rights(objects: &[Value]) -> String {
+    let texts = |list: &Value, quote: &str| -> Vec<String> {
+        let texts = list.as_array().into_iter().flatten().filter_map(Value::as_str);
+        texts.map(|text| format!("{quote}{text}{quote}")).collect()
+    };
+    let mut table =
+        "| Who | Where | Group | Resources | Verbs |\n| --- | --- | --- | --- | --- |\n".to_owned();
+    for role in objects.iter().filter(|it| matches!(it["kind"].as_str(), Some("Role" | "ClusterRole"))) {
+        let who = role["metadata"]["labels"]["app.kubernetes.io/component"].as_str().unwrap();
+        let place = if role["kind"] == "Role" { "its namespace" } else { "everywhere" };
+        for rule in role["rules"].as_array().unwrap() {
+            let groups = texts(&rule["apiGroups"], "").join(", ");
+            let group = if groups.is_empty() { "core" } else { &groups };
+            let names = texts(&rule["resourceNames"], "`").join(", ");
+            let only = if names.is_empty() { String::new() } else { format!(" ({names})") };
+            let resources = texts(&rule["resources"], "").join(", ");
+            let verbs = texts(&rule["verbs"], "`").join(", ");
+            table += &format!("| {who} | {place} | {group} | {resources}{only} | {verbs} |\n");
+        }
+    }
+    table
+}
+
+#[test]
+fn the_documentation_names_the_rights() {
+    const MARKS: [&str; 2] = ["<!-- rights -->\n", "<!-- end of rights -->"];
+    let path = repository("docs/kubernetes-source.md");
+    let text = std::fs::read_to_string(&path).unwrap();
+    let (head, rest) = text.split_once(MARKS[0]).unwrap();
+    let (_, tail) = rest.split_once(MARKS[1]).unwrap();
+    let want = format!("{head}{}\n{}\n{}{tail}", MARKS[0], table_of_rights(&committed()), MARKS[1]);
+    if std::env::var_os("UPDATE_DOCS").is_some() {
+        std::fs::write(&path, &want).unwrap();
+    } else {
+        assert!(
+            text == want,
+            "docs/kubernetes-source.md does not have the rights of the manifests: {UPDATE}"
+        );
+    }
+}
+
 /// Rights, one a line: who, where, which verb, of what.
 #[test]
 fn what_it_may_do_is_this_and_no_more() {
