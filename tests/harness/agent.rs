@@ -51,9 +51,20 @@ impl Agent {
     /// Starts the agent in `pod`, as a DaemonSet does: in the pod's network namespace, in a cgroup below the pods' root, with
     /// a cgroup namespace of its own.
     pub fn start_in(pod: &Pod, program: &Path, config: &Path, run: &Path) -> anyhow::Result<Self> {
+        Self::start_in_by(pod, &[], program, config, run)
+    }
+
+    /// Likewise, with `wrapper` before its command line: a program that changes what it may do and then becomes it.
+    pub fn start_in_by(
+        pod: &Pod,
+        wrapper: &[&str],
+        program: &Path,
+        config: &Path,
+        run: &Path,
+    ) -> anyhow::Result<Self> {
         let socket = run.join(format!("{}.sock", pod.node().name()));
         let mut command = Command::new("unshare");
-        command.arg("--cgroup").arg(program);
+        command.arg("--cgroup").args(wrapper).arg(program);
         command.args(["agent", "--node", pod.node().name(), "--workers", "1"]);
         command.arg("--config").arg(config).arg("--admin-socket").arg(&socket);
         command.arg("--cgroup").arg(pod.node().pods_cgroup());
@@ -61,6 +72,21 @@ impl Agent {
         let _ = std::fs::remove_file(&socket);
         let process = pod.spawn("agent", &command)?;
         Self { process, program: program.to_owned(), socket }.answering()
+    }
+
+    /// Starts the agent of `node`, which reads the API server that `kubeconfig` names, and waits until it has read it.
+    pub fn start_on_kubernetes(
+        node: &Node,
+        program: &Path,
+        kubeconfig: &Path,
+        run: &Path,
+    ) -> anyhow::Result<Self> {
+        let socket = run.join(format!("{}.sock", node.name()));
+        let mut command = Command::new(program);
+        command.args(["agent", "--node", node.name(), "--workers", "1"]);
+        command.arg("--kubeconfig").arg(kubeconfig).arg("--admin-socket").arg(&socket);
+        command.arg("--cgroup").arg(node.pods_cgroup());
+        Self::start_with(node, &command, program, socket)
     }
 
     /// Starts `command` as the agent of `node`, with its admin socket at `socket`, and waits until it answers.

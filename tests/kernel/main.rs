@@ -4,6 +4,7 @@
 mod agent_config;
 mod agent_fail_open;
 mod agent_life;
+mod capabilities;
 mod capture;
 mod doctor;
 mod harness;

@@ -35,12 +35,9 @@ pub enum Error {
     },
     /// The process may not do what it must.
     #[error(
-        "the agent lacks {missing}: run it as root, or in Kubernetes with securityContext.capabilities.add: [BPF, NET_ADMIN, SYS_ADMIN]"
+        "the agent lacks CAP_SYS_ADMIN: run it as root, or in Kubernetes with securityContext.capabilities.add: [SYS_ADMIN, SYS_PTRACE]"
     )]
-    MissingCapability {
-        /// The capabilities, separated by commas.
-        missing: String,
-    },
+    MissingCapability,
     /// The attach point cannot be opened.
     #[error("cannot open the cgroup {path}: {cause}")]
     CgroupUnreadable {

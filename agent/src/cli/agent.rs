@@ -19,7 +19,8 @@ use crate::report;
 /// istio.io/dataplane-mode: undermesh; of pods in a folder, the annotations undermesh.io/netns or undermesh.io/cgroup say
 /// where they are.
 ///
-/// Needs CAP_BPF, CAP_NET_ADMIN and CAP_SYS_ADMIN (network namespaces), cgroup2 and a kernel with BTF.
+/// Needs CAP_SYS_ADMIN (network namespaces; it includes what BPF asks for), for pods that are found by their processes
+/// CAP_SYS_PTRACE, cgroup2 and a kernel with BTF.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   undermesh agent --config /etc/undermesh --node n1

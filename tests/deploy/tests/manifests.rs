@@ -149,7 +149,7 @@ fn faults(objects: &[Value]) -> Vec<String> {
             must(security["readOnlyRootFilesystem"] == true, "a read-only root");
             let is_dropped = security["capabilities"]["drop"] == serde_json::json!(["ALL"]);
             let added = security["capabilities"]["add"].as_array().map_or(&[][..], Vec::as_slice);
-            let may: &[&str] = if is_agent { &["BPF", "NET_ADMIN", "SYS_ADMIN", "SYS_PTRACE"] } else { &[] };
+            let may: &[&str] = if is_agent { &["SYS_ADMIN", "SYS_PTRACE"] } else { &[] };
             must(is_dropped && added == may, "capabilities by name");
             if !is_agent {
                 must(pod["securityContext"]["runAsNonRoot"] == true, "not root");
