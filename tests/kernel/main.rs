@@ -4,6 +4,7 @@
 mod agent_config;
 mod agent_fail_open;
 mod agent_life;
+mod bad_input;
 mod capabilities;
 mod capture;
 mod doctor;
@@ -13,5 +14,6 @@ mod kubelet;
 mod lifecycle;
 mod listener_taken;
 mod mesh;
+mod on_kubernetes;
 mod roll;
 mod untouched;

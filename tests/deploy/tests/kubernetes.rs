@@ -16,6 +16,8 @@ use undermesh_cluster::{ControlPlane, can_run_here};
 use undermesh_deploy::manifests::{self, objects};
 use undermesh_deploy::repository;
 
+#[path = "kubernetes/admission.rs"]
+mod admission;
 #[path = "kubernetes/rights.rs"]
 mod rights;
 
