@@ -58,13 +58,13 @@ impl Published {
         let generation = snapshot.generation();
         self.snapshot.store(snapshot.clone());
         let errors = diagnostics.iter().filter(|diagnostic| diagnostic.severity == Severity::Error).count();
-        tracing::info!(
-            generation,
-            compile_us,
-            errors,
-            services = snapshot.services().len(),
-            "configuration in force"
-        );
+        let services = snapshot.services().len();
+        // Endpoints come and go ten times a second in a large cluster; what people wrote is what they look for in the log.
+        if is_same_but_for_endpoints(&before.inputs, &loaded.inputs) && before.generation > 0 {
+            tracing::debug!(generation, compile_us, errors, services, "endpoints in force");
+        } else {
+            tracing::info!(generation, compile_us, errors, services, "configuration in force");
+        }
         self.config.store(Arc::new(Config {
             inputs: loaded.inputs,
             trusts_annotations: loaded.trusts_annotations,
@@ -81,6 +81,38 @@ impl Default for Published {
     fn default() -> Self {
         Self::new()
     }
+}
+
+/// Whether nothing changed but what says where things run.
+fn is_same_but_for_endpoints(before: &Inputs, after: &Inputs) -> bool {
+    let Inputs {
+        mesh,
+        virtual_services,
+        destination_rules,
+        gateways,
+        service_entries,
+        workload_entries: _,
+        sidecars,
+        authorization_policies,
+        peer_authentications,
+        request_authentications,
+        services,
+        endpoint_slices: _,
+        pods: _,
+        nodes: _,
+        namespaces,
+    } = before;
+    mesh.as_ref().map(Arc::as_ptr) == after.mesh.as_ref().map(Arc::as_ptr)
+        && virtual_services.is_same(&after.virtual_services)
+        && destination_rules.is_same(&after.destination_rules)
+        && gateways.is_same(&after.gateways)
+        && service_entries.is_same(&after.service_entries)
+        && sidecars.is_same(&after.sidecars)
+        && authorization_policies.is_same(&after.authorization_policies)
+        && peer_authentications.is_same(&after.peer_authentications)
+        && request_authentications.is_same(&after.request_authentications)
+        && services.is_same(&after.services)
+        && namespaces.is_same(&after.namespaces)
 }
 
 /// What is new: a remark that has only moved to another line has been logged.
@@ -106,9 +138,33 @@ fn fresh<'a>(before: &[Diagnostic], now: &'a [Diagnostic]) -> Vec<&'a Diagnostic
 
 #[cfg(test)]
 mod tests {
+    use serde_json::{Value, json};
+    use undermesh_core::api;
     use undermesh_core::diagnostic::Code;
 
     use super::*;
+
+    #[test]
+    fn endpoints_alone_are_no_news_and_whatever_somebody_wrote_is() {
+        let object = |text: Value| api::parse(text, Default::default()).object.unwrap();
+        let meta = json!({"name": "a", "namespace": "n"});
+        let mut before = Inputs::default();
+        before.insert(object(json!({"apiVersion": "v1", "kind": "Service", "metadata": meta})));
+        assert!(is_same_but_for_endpoints(&before, &before.clone()));
+        for (version, kind, is_quiet) in [
+            ("v1", "Pod", true),
+            ("v1", "Node", true),
+            ("discovery.k8s.io/v1", "EndpointSlice", true),
+            ("v1", "Service", false),
+            ("v1", "Namespace", false),
+            ("networking.istio.io/v1", "VirtualService", false),
+            ("networking.istio.io/v1", "Sidecar", false),
+        ] {
+            let mut after = before.clone();
+            after.insert(object(json!({"apiVersion": version, "kind": kind, "metadata": meta})));
+            assert_eq!(is_same_but_for_endpoints(&before, &after), is_quiet, "{kind}");
+        }
+    }
 
     #[test]
     fn what_stays_is_logged_once_and_what_changes_again() {
