@@ -35,7 +35,7 @@ pub fn yaml(bytes: &[u8]) {
     let good = "\n---\napiVersion: v1\nkind: Namespace\nmetadata: {name: last}\n";
     let documents = read_text("a.yaml", &format!("{text}{good}"));
     let last = documents.last().and_then(|document| document.object.as_ref());
-    assert!(last.is_some_and(|object| object.meta().name == "last"), "the last document is lost");
+    assert!(last.is_some_and(|object| &*object.meta().name == "last"), "the last document is lost");
     let compiled = compile(&load_text("a.yaml", text).inputs);
     tables(&compiled.snapshot);
 }

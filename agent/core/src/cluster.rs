@@ -198,12 +198,12 @@ impl Workload {
         service_account: &str,
         node: &str,
     ) -> Self {
-        Self::interned(instance, namespace, labels, service_account, node, &mut |text| text.into())
+        Self::interned(instance.into(), namespace, labels, service_account, node, &mut |text| text.into())
     }
 
     /// As [`Workload::new`], with `text` to share texts that many workloads have.
     pub(crate) fn interned(
-        instance: &str,
+        instance: Arc<str>,
         namespace: &str,
         labels: &BTreeMap<String, String>,
         service_account: &str,
@@ -213,12 +213,11 @@ impl Workload {
         let label = |names: &[&str]| {
             names.iter().find_map(|name| labels.get(*name)).filter(|value| !value.is_empty())
         };
-        let name = owner(instance, labels);
+        let name = owner(&instance, labels);
         let canonical_name = label(&["service.istio.io/canonical-name", "app.kubernetes.io/name", "app"]);
         let canonical_revision =
             label(&["service.istio.io/canonical-revision", "app.kubernetes.io/version", "version"]);
         Self {
-            instance: instance.into(),
             namespace: text(namespace),
             canonical_name: text(canonical_name.map_or(name, String::as_str)),
             canonical_revision: text(canonical_revision.map_or("latest", String::as_str)),
@@ -227,6 +226,7 @@ impl Workload {
             service_account: text(service_account),
             node: text(node),
             name: text(name),
+            instance,
         }
     }
 }

@@ -2,15 +2,21 @@
 //!
 //! Our own plain types, so that nothing in `core` depends on a Kubernetes library, and a folder of files looks the same as
 //! an API server (DESIGN D10). They are made from the JSON of the objects by [`crate::api::parse`].
+//!
+//! Of services, endpoints and pods there are tens of thousands, and most of their texts are those of many others: such a text is
+//! an `Arc<str>`, which [`crate::pool`] shares.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 
-use crate::api::meta::{Key, Kinded};
+use crate::api::meta::{Key, Kinded, Labels};
 
+pub use addresses::Addresses;
 pub use pod_uid::{NotAUid, PodUid};
 pub use protocol::Protocol;
 
+mod addresses;
 mod pod_uid;
 mod protocol;
 
@@ -20,13 +26,13 @@ pub struct Service {
     /// How it is published.
     pub service_type: ServiceType,
     /// All families; empty for headless and ExternalName services.
-    pub cluster_ips: Vec<IpAddr>,
+    pub cluster_ips: Addresses,
     /// `clusterIP: None`: clients dial the endpoints themselves.
     pub headless: bool,
     /// TCP, UDP and SCTP ports in the order written.
-    pub ports: Vec<ServicePort>,
+    pub ports: Box<[ServicePort]>,
     /// Labels of its pods; empty: endpoints are managed by somebody else.
-    pub selector: BTreeMap<String, String>,
+    pub selector: Labels,
     /// The target of an ExternalName service.
     pub external_name: Option<String>,
     /// `spec.trafficDistribution`, or Istio's annotation `networking.istio.io/traffic-distribution`.
@@ -84,7 +90,7 @@ impl TrafficDistribution {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServicePort {
     /// Empty if the service has one port only.
-    pub name: String,
+    pub name: Arc<str>,
     /// The port clients dial.
     pub number: u16,
     /// The port the endpoints listen on.
@@ -92,7 +98,7 @@ pub struct ServicePort {
     /// TCP, UDP or SCTP.
     pub transport: Transport,
     /// `appProtocol` as written.
-    pub app_protocol: Option<String>,
+    pub app_protocol: Option<Arc<str>>,
 }
 
 impl ServicePort {
@@ -111,7 +117,7 @@ pub enum TargetPort {
     /// This port.
     Number(u16),
     /// The container port of this name, which pods may number differently.
-    Name(String),
+    Name(Arc<str>),
 }
 
 /// The transport of a port.
@@ -130,11 +136,11 @@ pub enum Transport {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct EndpointSlice {
     /// The Service it belongs to (label `kubernetes.io/service-name`), in the same namespace; empty: nobody's.
-    pub service: String,
+    pub service: Arc<str>,
     /// Addresses with their state.
-    pub endpoints: Vec<Endpoint>,
+    pub endpoints: Box<[Endpoint]>,
     /// Ports that all of the endpoints have.
-    pub ports: Vec<EndpointPort>,
+    pub ports: Arc<[EndpointPort]>,
 }
 
 impl Kinded for EndpointSlice {
@@ -145,7 +151,7 @@ impl Kinded for EndpointSlice {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Endpoint {
     /// Interchangeable; Kubernetes writes one.
-    pub addresses: Vec<IpAddr>,
+    pub addresses: Addresses,
     /// Absent in Kubernetes means true.
     pub is_ready: bool,
     /// Ready, but for termination. Absent means as `is_ready`.
@@ -153,20 +159,20 @@ pub struct Endpoint {
     /// Shutting down.
     pub is_terminating: bool,
     /// The pod's `hostname`, for `<hostname>.<service>` names.
-    pub hostname: String,
+    pub hostname: Arc<str>,
     /// The node it runs on.
-    pub node: String,
+    pub node: Arc<str>,
     /// `topology.kubernetes.io/zone` of the node.
-    pub zone: String,
+    pub zone: Arc<str>,
     /// The pod, if `targetRef` names one.
     pub pod: Option<Key>,
 }
 
 /// A port of a slice.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct EndpointPort {
     /// The service port's name.
-    pub name: String,
+    pub name: Arc<str>,
     /// The number to dial; absent: all ports.
     pub number: Option<u16>,
     /// TCP, UDP or SCTP.
@@ -177,11 +183,11 @@ pub struct EndpointPort {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Pod {
     /// All families; empty until it has a network.
-    pub ips: Vec<IpAddr>,
+    pub ips: Addresses,
     /// The node it runs on; empty until scheduled.
-    pub node: String,
+    pub node: Arc<str>,
     /// Default `default`.
-    pub service_account: String,
+    pub service_account: Arc<str>,
     /// It shares the node's network namespace.
     pub is_host_network: bool,
     /// Life cycle.
@@ -191,9 +197,9 @@ pub struct Pod {
     /// It has a deletion timestamp.
     pub is_terminating: bool,
     /// `spec.hostname`.
-    pub hostname: String,
+    pub hostname: Arc<str>,
     /// Declared ports of all containers, sidecar containers too.
-    pub ports: Vec<ContainerPort>,
+    pub ports: Arc<[ContainerPort]>,
     /// What its cgroup is named by; `None` if the manifest has none, or one that is none of Kubernetes'.
     pub uid: Option<PodUid>,
     /// It brings a proxy of its own: a container or init container [`ISTIO_PROXY`].
@@ -212,7 +218,7 @@ impl Pod {
     pub fn port_named(&self, name: &str, transport: Transport) -> Option<u16> {
         self.ports
             .iter()
-            .find(|port| port.name == name && port.transport == transport)
+            .find(|port| *port.name == *name && port.transport == transport)
             .map(|port| port.number)
     }
 }
@@ -234,10 +240,10 @@ pub enum PodPhase {
 }
 
 /// A declared port.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct ContainerPort {
     /// May be empty.
-    pub name: String,
+    pub name: Arc<str>,
     /// The number.
     pub number: u16,
     /// TCP, UDP or SCTP.

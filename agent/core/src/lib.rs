@@ -23,6 +23,7 @@ pub mod inventory;
 pub mod outlier;
 pub mod path;
 pub mod policy;
+pub mod pool;
 pub mod retry_budget;
 pub mod route;
 pub mod snapshot;

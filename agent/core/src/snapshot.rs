@@ -225,12 +225,12 @@ impl Snapshot {
         let pod = self.state.pods.get(&Key::new(namespace, name))?;
         Some(Client {
             namespace: namespace.into(),
-            labels: pod.meta.labels.clone(),
-            service_account: pod.spec.service_account.as_str().into(),
+            labels: (*pod.meta.labels).clone(),
+            service_account: pod.spec.service_account.clone(),
             workload: name.into(),
-            node: pod.spec.node.as_str().into(),
+            node: pod.spec.node.clone(),
             locality: locality(&self.state.nodes, &pod.spec.node, "").into(),
-            addresses: pod.spec.ips.clone(),
+            addresses: pod.spec.ips.to_vec(),
             kind: ClientKind::Mesh,
         })
     }

@@ -78,7 +78,7 @@ fn is_enrolled(inputs: &Inputs, pod: &Resource<Pod>) -> bool {
     if pod.spec.has_sidecar || matches!(pod.spec.phase, PodPhase::Succeeded | PodPhase::Failed) {
         return false;
     }
-    let namespace = inputs.namespaces.get(&Key::new("", pod.meta.namespace.as_str()));
+    let namespace = inputs.namespaces.get(&Key::new("", pod.meta.namespace.clone()));
     let of_namespace = || namespace.and_then(|it| it.meta.labels.get(MODE_LABEL));
     pod.meta.labels.get(MODE_LABEL).or_else(of_namespace).is_some_and(|mode| mode == "undermesh")
 }

@@ -134,10 +134,10 @@ type Known<T> = Option<Arc<Resource<T>>>;
 pub fn elsewhere(inputs: &Inputs, node: &str) -> Option<String> {
     let mut nodes = BTreeSet::new();
     for pod in inputs.pods.values() {
-        if pod.spec.node == node {
+        if *pod.spec.node == *node {
             return None;
         }
-        nodes.insert(pod.spec.node.as_str());
+        nodes.insert(&*pod.spec.node);
     }
     if nodes.is_empty() {
         return None;
@@ -176,7 +176,7 @@ impl LocalPods {
     }
 
     fn runs_here(&self, pod: &Pod) -> bool {
-        pod.node == self.node && !matches!(pod.phase, PodPhase::Succeeded | PodPhase::Failed)
+        *pod.node == *self.node && !matches!(pod.phase, PodPhase::Succeeded | PodPhase::Failed)
     }
 }
 
@@ -192,7 +192,7 @@ impl Local {
             one.map(Arc::as_ptr) == other.map(Arc::as_ptr)
         }
         let pod = inputs.pods.get(key)?;
-        let namespace = inputs.namespaces.get(&Key::new("", key.namespace.as_str()));
+        let namespace = inputs.namespaces.get(&Key::new("", key.namespace.clone()));
         let is_known = is_same(self.pod.as_ref(), Some(pod))
             && is_same(self.namespace.as_ref(), namespace)
             && is_same(self.node.as_ref(), node);
@@ -253,7 +253,7 @@ fn enrolment(inputs: &Inputs, rules: Rules, pod: &Resource<Pod>) -> Enrolment {
         Some(_) => return Enrolment::OptedOut,
         None => {}
     }
-    let namespace = inputs.namespaces.get(&Key::new("", pod.meta.namespace.as_str()));
+    let namespace = inputs.namespaces.get(&Key::new("", pod.meta.namespace.clone()));
     let of_namespace = |name| namespace.and_then(|it| it.meta.labels.get(name)).map(String::as_str);
     match of_namespace(MODE_LABEL) {
         Some("undermesh") => return Enrolment::ByNamespace,
@@ -272,18 +272,18 @@ fn enrolment(inputs: &Inputs, rules: Rules, pod: &Resource<Pod>) -> Enrolment {
 
 /// A pod as the rules see it.
 pub fn client(inputs: &Inputs, pod: &Resource<Pod>) -> Client {
-    let node = inputs.nodes.get(&Key::new("", pod.spec.node.as_str()));
+    let node = inputs.nodes.get(&Key::new("", pod.spec.node.clone()));
     let locality = node.map_or_else(String::new, |node| {
         let place = &node.spec;
         [place.region.as_str(), &place.zone, &place.subzone].join("/").trim_end_matches('/').to_owned()
     });
     Client {
-        service_account: pod.spec.service_account.as_str().into(),
-        workload: pod.meta.name.as_str().into(),
-        node: pod.spec.node.as_str().into(),
+        service_account: pod.spec.service_account.clone(),
+        workload: pod.meta.name.clone(),
+        node: pod.spec.node.clone(),
         locality: locality.into(),
-        addresses: pod.spec.ips.clone(),
-        ..Client::mesh(&pod.meta.namespace, pod.meta.labels.clone())
+        addresses: pod.spec.ips.to_vec(),
+        ..Client::mesh(&pod.meta.namespace, (*pod.meta.labels).clone())
     }
 }
 

@@ -97,7 +97,7 @@ mod tests {
     fn of(diagnostics: &[Diagnostic]) -> Vec<(String, bool, &'static str, String)> {
         verdicts(diagnostics)
             .into_iter()
-            .map(|(subject, it)| (subject.key.name, it.holds, it.reason, it.message))
+            .map(|(subject, it)| (subject.key.name.to_string(), it.holds, it.reason, it.message))
             .collect()
     }
 

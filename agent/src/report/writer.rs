@@ -308,7 +308,7 @@ impl Writer {
     }
 
     async fn emit(&self, resource: &ApiResource, subject: &Subject, verdict: &Verdict) -> kube::Result<()> {
-        let namespace = subject.key.namespace.as_str();
+        let namespace = &*subject.key.namespace;
         let objects: Api<DynamicObject> = if namespace.is_empty() {
             Api::all_with(self.client.clone(), resource)
         } else {
@@ -328,7 +328,7 @@ impl Writer {
             regarding: Some(ObjectReference {
                 api_version: Some(resource.api_version.clone()),
                 kind: Some(subject.kind.clone()),
-                name: Some(subject.key.name.clone()),
+                name: Some(subject.key.name.to_string()),
                 namespace: Some(namespace.to_owned()).filter(|it| !it.is_empty()),
                 uid: about.metadata.uid,
                 ..ObjectReference::default()

@@ -273,8 +273,8 @@ fn about(
 ) -> Diagnostic {
     Diagnostic {
         kind: identity.kind.to_owned(),
-        namespace: identity.key.namespace.clone(),
-        name: identity.key.name.clone(),
+        namespace: identity.key.namespace.to_string(),
+        name: identity.key.name.to_string(),
         ..Diagnostic::of_file(severity, code, file, line, message)
     }
 }

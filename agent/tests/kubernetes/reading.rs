@@ -88,7 +88,7 @@ fn a_pod_that_has_ended_is_not_asked_for_and_gone_when_it_ends() {
     api.apply(pod("runs", "Running"));
     let mut world = World::start(api);
     let names = |it: &undermesh::source::Loaded| {
-        it.inputs.pods.keys().map(|key| key.name.clone()).collect::<Vec<_>>()
+        it.inputs.pods.keys().map(|key| key.name.to_string()).collect::<Vec<_>>()
     };
     assert_eq!(names(&world.load()), ["runs"]);
     assert_eq!(world.count("Pod", "events"), 1);

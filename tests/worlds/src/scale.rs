@@ -89,17 +89,18 @@ pub fn inputs(size: Size) -> Inputs {
         inputs.insert(virtual_service(service, 90));
     }
     for service in 0..size.destination_rules.min(size.services) {
-        inputs.insert(destination_rule(service));
+        inputs.insert(object(destination_rule_manifest(service)));
     }
     inputs
 }
 
 fn resource<T>(namespace: &str, name: &str, labels: &[(&str, String)], spec: T) -> Arc<Resource<T>> {
-    let labels = labels.iter().map(|(name, value)| ((*name).to_owned(), value.clone()));
+    let labels: BTreeMap<_, _> =
+        labels.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect();
     let meta = ObjectMeta {
-        name: name.to_owned(),
-        namespace: namespace.to_owned(),
-        labels: labels.collect(),
+        name: name.into(),
+        namespace: namespace.into(),
+        labels: labels.into(),
         ..ObjectMeta::default()
     };
     Arc::new(Resource { meta, spec, origin: Arc::default() })
@@ -115,9 +116,9 @@ pub fn service(service: usize) -> Arc<Resource<Service>> {
         app_protocol: None,
     };
     let spec = Service {
-        cluster_ips: vec![address(service)],
-        ports: vec![port],
-        selector: BTreeMap::from([("app".to_owned(), name(service))]),
+        cluster_ips: address(service).into(),
+        ports: [port].into(),
+        selector: BTreeMap::from([("app".to_owned(), name(service))]).into(),
         ..Service::default()
     };
     resource(&namespace(service), &name(service), &[], spec)
@@ -135,19 +136,19 @@ fn pod_address(service: usize, endpoint: usize) -> IpAddr {
 /// The EndpointSlice of a service with so many endpoints, all ready.
 pub fn slice(service: usize, endpoints: usize, nodes: usize) -> Arc<Resource<EndpointSlice>> {
     let endpoint = |endpoint| Endpoint {
-        addresses: vec![pod_address(service, endpoint)],
+        addresses: pod_address(service, endpoint).into(),
         is_ready: true,
         is_serving: true,
         is_terminating: false,
-        hostname: String::new(),
-        node: format!("node-{:04}", node(service, endpoint, nodes)),
-        zone: String::new(),
+        hostname: Arc::default(),
+        node: format!("node-{:04}", node(service, endpoint, nodes)).into(),
+        zone: Arc::default(),
         pod: Some(pod(service, endpoint)),
     };
     let spec = EndpointSlice {
-        service: name(service),
+        service: name(service).into(),
         endpoints: (0..endpoints).map(endpoint).collect(),
-        ports: vec![EndpointPort { name: "http".into(), number: Some(8080), transport: Transport::Tcp }],
+        ports: [EndpointPort { name: "http".into(), number: Some(8080), transport: Transport::Tcp }].into(),
     };
     resource(&namespace(service), &format!("{}-x7k2p", name(service)), &[], spec)
 }
@@ -162,11 +163,11 @@ pub fn running(service: usize, endpoint: usize, nodes: usize) -> Arc<Resource<Po
         ("app.kubernetes.io/part-of", namespace(service)),
     ];
     let spec = Pod {
-        ips: vec![pod_address(service, endpoint)],
-        node: format!("node-{:04}", node(service, endpoint, nodes)),
-        service_account: name(service),
+        ips: pod_address(service, endpoint).into(),
+        node: format!("node-{:04}", node(service, endpoint, nodes)).into(),
+        service_account: name(service).into(),
         is_ready: true,
-        ports: vec![ContainerPort { name: "http".into(), number: 8080, transport: Transport::Tcp }],
+        ports: [ContainerPort { name: "http".into(), number: 8080, transport: Transport::Tcp }].into(),
         ..Pod::default()
     };
     let key = pod(service, endpoint);
@@ -175,8 +176,13 @@ pub fn running(service: usize, endpoint: usize, nodes: usize) -> Arc<Resource<Po
 
 /// The VirtualService of a service: a canary by header, a path rewritten, and the rest split by weight.
 pub fn virtual_service(service: usize, weight: u32) -> Object {
+    object(virtual_service_manifest(service, weight))
+}
+
+/// The same as it is written.
+pub fn virtual_service_manifest(service: usize, weight: u32) -> Value {
     let to = |subset: &str| json!({"host": name(service), "subset": subset});
-    object(json!({
+    json!({
         "apiVersion": "networking.istio.io/v1", "kind": "VirtualService",
         "metadata": {"name": name(service), "namespace": namespace(service)},
         "spec": {"hosts": [name(service)], "http": [
@@ -186,11 +192,12 @@ pub fn virtual_service(service: usize, weight: u32) -> Object {
             {"timeout": "10s", "retries": {"attempts": 3, "perTryTimeout": "2s", "retryOn": "5xx"},
              "route": [{"destination": to("v1"), "weight": weight}, {"destination": to("v2"), "weight": 100 - weight}]},
         ]},
-    }))
+    })
 }
 
-fn destination_rule(service: usize) -> Object {
-    object(json!({
+/// The DestinationRule of a service: limits for all of it, and two subsets.
+pub fn destination_rule_manifest(service: usize) -> Value {
+    json!({
         "apiVersion": "networking.istio.io/v1", "kind": "DestinationRule",
         "metadata": {"name": name(service), "namespace": namespace(service)},
         "spec": {
@@ -200,7 +207,7 @@ fn destination_rule(service: usize) -> Object {
             "subsets": [{"name": "v1", "labels": {"version": "v1"}},
                         {"name": "v2", "labels": {"version": "v2"}, "trafficPolicy": {"loadBalancer": {"simple": "RANDOM"}}}],
         },
-    }))
+    })
 }
 
 /// A VirtualService of namespace `team-000` for the first service, with so many rules for paths and a last one for the rest:

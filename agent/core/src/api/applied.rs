@@ -57,7 +57,8 @@ impl Object {
 
 fn over<T: Clone + PartialEq>(mine: &Resource<T>, there: &Resource<T>) -> Option<Arc<Resource<T>>> {
     let mut meta = there.meta.clone();
-    meta.labels.extend(mine.meta.labels.clone());
+    Arc::make_mut(&mut meta.labels)
+        .extend(mine.meta.labels.iter().map(|(key, value)| (key.clone(), value.clone())));
     meta.annotations.extend(mine.meta.annotations.clone());
     if meta == there.meta && mine.spec == there.spec {
         return None;

@@ -1,8 +1,9 @@
 //! `DestinationRule` as written: subsets of a service, and the policy for traffic that goes to it.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 
 use super::connection_pool::{ConnectionPoolSettings, RetryBudget};
 use super::duration::Duration;
@@ -17,7 +18,8 @@ pub struct DestinationRule {
     /// The service: FQDN, short name or wildcard.
     pub host: String,
     /// Policy for all of the service.
-    pub traffic_policy: Option<TrafficPolicy>,
+    #[serde(deserialize_with = "shared")]
+    pub traffic_policy: Option<Arc<TrafficPolicy>>,
     /// Named groups of endpoints.
     pub subsets: Vec<Subset>,
     /// As [`VirtualService::export_to`](super::virtual_service::VirtualService::export_to).
@@ -28,6 +30,11 @@ pub struct DestinationRule {
 
 impl Kinded for DestinationRule {
     const KIND: &'static str = "DestinationRule";
+}
+
+/// What the snapshot keeps of a rule is the rule's own part. (serde has this as a feature, for all of the workspace.)
+fn shared<'de, D: Deserializer<'de>, T: Deserialize<'de>>(reader: D) -> Result<Option<Arc<T>>, D::Error> {
+    Ok(Option::<T>::deserialize(reader)?.map(Arc::new))
 }
 
 /// `istio.type.v1beta1.WorkloadSelector`.
@@ -47,7 +54,8 @@ pub struct Subset {
     /// Endpoints that carry all of these.
     pub labels: BTreeMap<String, String>,
     /// Blocks replace those of the rule.
-    pub traffic_policy: Option<TrafficPolicy>,
+    #[serde(deserialize_with = "shared")]
+    pub traffic_policy: Option<Arc<TrafficPolicy>>,
 }
 
 /// Policy blocks. An absent block is inherited.

@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use serde::Deserialize;
 use serde::de::{self, Deserializer};
 
-use super::meta::{Key, ObjectMeta};
+use super::meta::{Key, Labels, ObjectMeta};
 use super::origin::push_index;
 use crate::inventory::{
     ContainerPort, Endpoint, EndpointPort, EndpointSlice, ISTIO_PROXY, Namespace, Node, Pod, PodPhase,
@@ -33,6 +33,8 @@ impl Unfit {
 pub(super) trait Raw: for<'de> Deserialize<'de> {
     /// What is kept.
     type Kept;
+    /// Whether its labels mean something to others once it is read.
+    const KEEPS_LABELS: bool = true;
     /// Reads the rest of the object.
     fn keep(self, meta: &ObjectMeta) -> Result<Self::Kept, Unfit>;
 }
@@ -107,14 +109,14 @@ impl Raw for RawService {
                     TargetPort::Number(port_number(target_number, target)?)
                 }
                 Some(IntOrString::String(name)) if name.is_empty() => TargetPort::Number(number),
-                Some(IntOrString::String(name)) => TargetPort::Name(name),
+                Some(IntOrString::String(name)) => TargetPort::Name(name.into()),
             };
             ports.push(ServicePort {
-                name: port.name,
+                name: port.name.into(),
                 number,
                 target_port,
                 transport: transport(port.protocol.as_deref(), || indexed("spec.ports", index, ".protocol"))?,
-                app_protocol: port.app_protocol.filter(|text| !text.is_empty()),
+                app_protocol: port.app_protocol.filter(|text| !text.is_empty()).map(Into::into),
             });
         }
         if is_alias && spec.external_name.is_empty() {
@@ -125,11 +127,11 @@ impl Raw for RawService {
         }
         Ok(Service {
             service_type,
-            cluster_ips,
+            cluster_ips: cluster_ips.into(),
             headless: headless && !is_alias,
-            ports,
+            ports: ports.into(),
             // Kubernetes ignores the selector of an ExternalName service.
-            selector: if is_alias { BTreeMap::new() } else { spec.selector },
+            selector: if is_alias { Labels::default() } else { spec.selector.into() },
             external_name: is_alias.then_some(spec.external_name),
             traffic_distribution: TrafficDistribution::of(
                 &meta.annotations,
@@ -186,9 +188,11 @@ struct RawEndpointPort {
 
 impl Raw for RawEndpointSlice {
     type Kept = EndpointSlice;
+    /// They name its service, and repeat that one's labels.
+    const KEEPS_LABELS: bool = false;
 
     fn keep(self, meta: &ObjectMeta) -> Result<EndpointSlice, Unfit> {
-        let service = meta.labels.get("kubernetes.io/service-name").cloned().unwrap_or_default();
+        let service = meta.labels.get("kubernetes.io/service-name").map_or("", String::as_str).into();
         if self.address_type == "FQDN" {
             // Deprecated, without a defined meaning, and no address to dial.
             return Ok(EndpointSlice { service, ..Default::default() });
@@ -201,19 +205,17 @@ impl Raw for RawEndpointSlice {
             // Kubernetes: an unknown condition is to be read as ready.
             let is_ready = endpoint.conditions.ready.unwrap_or(true);
             endpoints.push(Endpoint {
-                addresses,
+                addresses: addresses.into(),
                 is_ready,
                 is_serving: endpoint.conditions.serving.unwrap_or(is_ready),
                 is_terminating: endpoint.conditions.terminating.unwrap_or(false),
-                hostname: endpoint.hostname,
-                node: endpoint.node_name,
-                zone: endpoint.zone,
+                hostname: endpoint.hostname.into(),
+                node: endpoint.node_name.into(),
+                zone: endpoint.zone.into(),
                 pod: endpoint.target_ref.filter(|reference| reference.kind == "Pod").map(|reference| {
                     let is_own = reference.namespace.is_empty();
-                    Key::new(
-                        if is_own { meta.namespace.clone() } else { reference.namespace },
-                        reference.name,
-                    )
+                    let namespace = if is_own { meta.namespace.clone() } else { reference.namespace.into() };
+                    Key::new(namespace, reference.name)
                 }),
             });
         }
@@ -224,9 +226,9 @@ impl Raw for RawEndpointSlice {
                 .map(|number| port_number(number, || indexed("ports", index, ".port")))
                 .transpose()?;
             let transport = transport(port.protocol.as_deref(), || indexed("ports", index, ".protocol"))?;
-            ports.push(EndpointPort { name: port.name, number, transport });
+            ports.push(EndpointPort { name: port.name.into(), number, transport });
         }
-        Ok(EndpointSlice { service, endpoints, ports })
+        Ok(EndpointSlice { service, endpoints: endpoints.into(), ports: ports.into() })
     }
 }
 
@@ -338,19 +340,19 @@ impl Raw for RawPod {
                     ports.push(ContainerPort {
                         number: port_number(port.container_port, || field(".containerPort"))?,
                         transport: transport(port.protocol.as_deref(), || field(".protocol"))?,
-                        name: port.name,
+                        name: port.name.into(),
                     });
                 }
             }
         }
         let ready = self.status.conditions.iter().find(|condition| condition.condition == "Ready");
         Ok(Pod {
-            ips,
-            node: self.spec.node_name,
+            ips: ips.into(),
+            node: self.spec.node_name.into(),
             service_account: if self.spec.service_account_name.is_empty() {
                 "default".into()
             } else {
-                self.spec.service_account_name
+                self.spec.service_account_name.into()
             },
             is_host_network: self.spec.host_network,
             phase,
@@ -359,8 +361,8 @@ impl Raw for RawPod {
                 None => self.status.conditions.is_empty() && phase == PodPhase::Running,
             },
             is_terminating: self.metadata.deletion_timestamp.is_some(),
-            hostname: self.spec.hostname,
-            ports,
+            hostname: self.spec.hostname.into(),
+            ports: ports.into(),
             uid: pod_uid(&self.metadata.uid, meta),
             has_sidecar,
         })

@@ -13,11 +13,11 @@ use crate::diagnostic::{Code, Diagnostic, Severity};
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ObjectMeta {
     /// Unique per kind and namespace.
-    pub name: String,
+    pub name: Arc<str>,
     /// Empty for cluster-scoped kinds (Node, Namespace); `default` if the user wrote none.
-    pub namespace: String,
+    pub namespace: Arc<str>,
     /// Labels.
-    pub labels: BTreeMap<String, String>,
+    pub labels: Labels,
     /// Annotations.
     pub annotations: BTreeMap<String, String>,
     /// When the API server accepted the object; files mostly have none.
@@ -41,18 +41,22 @@ impl ObjectMeta {
     }
 }
 
+/// Labels, or a selector for them. Those of the pods of one Deployment are the same; whoever keeps many has them once
+/// ([`crate::pool`]).
+pub type Labels = Arc<BTreeMap<String, String>>;
+
 /// Namespace and name. Ordered by namespace first.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Key {
     /// Empty for cluster-scoped kinds.
-    pub namespace: String,
+    pub namespace: Arc<str>,
     /// The object's name.
-    pub name: String,
+    pub name: Arc<str>,
 }
 
 impl Key {
     /// A key from borrowed parts.
-    pub fn new(namespace: impl Into<String>, name: impl Into<String>) -> Self {
+    pub fn new(namespace: impl Into<Arc<str>>, name: impl Into<Arc<str>>) -> Self {
         Self { namespace: namespace.into(), name: name.into() }
     }
 }
@@ -97,8 +101,8 @@ impl<T: Kinded> Resource<T> {
             severity,
             code,
             kind: T::KIND.to_owned(),
-            namespace: self.meta.namespace.clone(),
-            name: self.meta.name.clone(),
+            namespace: self.meta.namespace.to_string(),
+            name: self.meta.name.to_string(),
             field: field.to_owned(),
             file: self.origin.file().map(str::to_owned),
             line: self.origin.line(field),

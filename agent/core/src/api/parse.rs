@@ -11,7 +11,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use super::kubernetes::{Raw, RawEndpointSlice, RawNamespace, RawNode, RawPod, RawService};
-use super::meta::{Kinded, ObjectMeta, Resource};
+use super::meta::{Kinded, Labels, ObjectMeta, Resource};
 use super::names::{is_dns_label, is_dns_subdomain};
 use super::normalize::{Finding, normalize};
 use super::origin::{Origin, push_index, push_key};
@@ -186,11 +186,11 @@ impl Reader {
             ("", "v1", "Service") => kubernetes!(self, value, RawService, Service),
             ("", "v1", "Pod") => kubernetes!(self, value, RawPod, Pod),
             ("", "v1", "Node") => {
-                self.head.meta.namespace.clear();
+                self.head.meta.namespace = Arc::default();
                 kubernetes!(self, value, RawNode, Node)
             }
             ("", "v1", "Namespace") => {
-                self.head.meta.namespace.clear();
+                self.head.meta.namespace = Arc::default();
                 kubernetes!(self, value, RawNamespace, Namespace)
             }
             ("discovery.k8s.io", "v1", "EndpointSlice") => {
@@ -312,9 +312,9 @@ impl Reader {
             self.error(Code::NotAnObject, "metadata.name", message, "");
             return false;
         }
-        self.head.meta.name = name;
-        self.head.meta.namespace = if namespace.is_empty() { "default".into() } else { namespace };
-        self.head.meta.labels = self.meta_map(&metadata, "labels");
+        self.head.meta.name = name.into();
+        self.head.meta.namespace = if namespace.is_empty() { "default".into() } else { namespace.into() };
+        self.head.meta.labels = self.meta_map(&metadata, "labels").into();
         self.head.meta.annotations = self.meta_map(&metadata, "annotations");
         if let Some(time) = self.meta_text(&metadata, "creationTimestamp").filter(|time| !time.is_empty()) {
             match time.parse() {
@@ -422,7 +422,12 @@ impl Reader {
     fn kubernetes<R: Raw>(&mut self, value: Value, schema: &Schema) -> Option<R::Kept> {
         let raw: R = self.typed(value, schema, "", Strictness::Kubernetes)?;
         match raw.keep(&self.head.meta) {
-            Ok(kept) => Some(kept),
+            Ok(kept) => {
+                if !R::KEEPS_LABELS {
+                    self.head.meta.labels = Labels::default();
+                }
+                Some(kept)
+            }
             Err(unfit) => {
                 self.error(Code::InvalidKubernetesField, &unfit.field, unfit.message, "");
                 None
@@ -538,10 +543,13 @@ impl Reader {
     fn shallow<T>(&mut self, spec: T) -> Resource<T> {
         let origin = Arc::new(self.origin.shallow());
         let mut meta = std::mem::take(&mut self.head.meta);
-        meta.annotations.retain(|key, _| {
+        let is_ours = |key: &str| {
             let domain = key.split_once('/').map_or("", |(domain, _)| domain);
             domain.ends_with("istio.io") || domain.ends_with("undermesh.io")
-        });
+        };
+        // Collected anew: a map that has become empty keeps the memory of its entries.
+        meta.annotations =
+            std::mem::take(&mut meta.annotations).into_iter().filter(|(key, _)| is_ours(key)).collect();
         Resource { meta, spec, origin }
     }
 
@@ -561,8 +569,8 @@ impl Reader {
             severity,
             code,
             kind: self.head.kind.clone(),
-            namespace: self.head.meta.namespace.clone(),
-            name: self.head.meta.name.clone(),
+            namespace: self.head.meta.namespace.to_string(),
+            name: self.head.meta.name.to_string(),
             field: field.to_owned(),
             file: self.origin.file().map(str::to_owned),
             line: self.origin.line(field),

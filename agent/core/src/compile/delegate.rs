@@ -17,8 +17,12 @@ use crate::snapshot::{State, Visibility};
 
 /// Whom a rule of `root` delegates to.
 pub(super) fn key(root: &Resource<VirtualService>, target: &Delegate) -> Key {
-    let namespace = if target.namespace.is_empty() { &root.meta.namespace } else { &target.namespace };
-    Key::new(namespace, &target.name)
+    let namespace = if target.namespace.is_empty() {
+        root.meta.namespace.clone()
+    } else {
+        target.namespace.as_str().into()
+    };
+    Key::new(namespace, &*target.name)
 }
 
 /// The rules that a delegating rule stands for. A delegate that does not exist, or that the root's namespace does not see,

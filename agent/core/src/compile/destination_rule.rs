@@ -108,7 +108,7 @@ fn one(resource: &Resource<DestinationRule>, mesh: &Mesh) -> CompiledDestination
 
 fn sourced(
     resource: &Resource<DestinationRule>,
-    policy: &TrafficPolicy,
+    policy: &Arc<TrafficPolicy>,
     from: String,
     field: &str,
 ) -> Arc<SourcedPolicy> {

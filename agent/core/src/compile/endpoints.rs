@@ -212,7 +212,7 @@ impl<'a> Finder<'a> {
 
     /// A WorkloadEntry as endpoint, if its address is one.
     fn of_entry(&self, entry: &Resource<WorkloadEntry>, port_name: &str, target: u16) -> Option<Endpoint> {
-        let mut labels = entry.meta.labels.clone();
+        let mut labels = (*entry.meta.labels).clone();
         labels.extend(entry.spec.labels.clone());
         of_spec(&entry.spec, labels, &entry.meta.name, &entry.meta.namespace, port_name, target)
     }
@@ -223,10 +223,8 @@ impl<'a> Finder<'a> {
         endpoint: &crate::inventory::Endpoint,
         address: SocketAddr,
     ) -> Endpoint {
-        let id: Arc<str> = endpoint
-            .pod
-            .as_ref()
-            .map_or_else(|| address.ip().to_string().into(), |pod| pod.name.as_str().into());
+        let id: Arc<str> =
+            endpoint.pod.as_ref().map_or_else(|| address.ip().to_string().into(), |pod| pod.name.clone());
         let labels = BTreeMap::new();
         let workload = Workload::new(&id, &slice.meta.namespace, &labels, "", &endpoint.node);
         Endpoint {

@@ -23,8 +23,8 @@ pub(super) fn compile(inputs: &Inputs, state: &mut State, diagnostics: &mut Vec<
     for resource in by_age(&inputs.gateways) {
         let meta = &resource.meta;
         state.gateways.push(Arc::new(CompiledGateway {
-            namespace: meta.namespace.as_str().into(),
-            name: meta.name.as_str().into(),
+            namespace: meta.namespace.clone(),
+            name: meta.name.clone(),
             reference: format!("{}/{}", meta.namespace, meta.name).into(),
             selector: resource.spec.selector.clone(),
             servers: servers(resource, diagnostics),

@@ -59,8 +59,8 @@ impl<'a> RuleContext<'a> {
         };
         RuleRef {
             kind: "VirtualService",
-            namespace: meta.namespace.as_str().into(),
-            name: meta.name.as_str().into(),
+            namespace: meta.namespace.clone(),
+            name: meta.name.clone(),
             route: u32::try_from(self.index).unwrap_or(u32::MAX),
             match_index: written.and_then(|at| u32::try_from(at).ok()),
             route_name: route_name.into(),

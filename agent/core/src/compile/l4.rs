@@ -142,8 +142,8 @@ fn rule_ref(
 ) -> Arc<RuleRef> {
     Arc::new(RuleRef {
         kind: "VirtualService",
-        namespace: resource.meta.namespace.as_str().into(),
-        name: resource.meta.name.as_str().into(),
+        namespace: resource.meta.namespace.clone(),
+        name: resource.meta.name.clone(),
         route: u32::try_from(index).unwrap_or(u32::MAX),
         match_index: at.and_then(|at| u32::try_from(at).ok()),
         route_name: "".into(),

@@ -83,7 +83,7 @@ fn gateways(inputs: &Inputs, resource: &Resource<VirtualService>, diagnostics: &
         let namespace = if namespace == "." { own } else { namespace };
         if !inputs.gateways.contains_key(&Key::new(namespace, name)) {
             let message = format!("no Gateway {namespace}/{name} exists, so nothing comes in through it");
-            let near = inputs.gateways.keys().find(|key| key.name == name);
+            let near = inputs.gateways.keys().find(|key| *key.name == *name);
             let hint = match near {
                 Some(key) => format!("did you mean {key}?"),
                 None => "correct the name, or add the Gateway; of another namespace, write namespace/name"

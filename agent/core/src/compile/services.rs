@@ -128,7 +128,7 @@ fn is_kubernetes(host: &str, inputs: &Inputs, mesh: &Mesh) -> bool {
 
 fn kubernetes(service: &Resource<inventory::Service>, finder: &Finder<'_>, mesh: &Mesh) -> Service {
     let (meta, spec) = (&service.meta, &service.spec);
-    let (name, namespace): (Arc<str>, Arc<str>) = (meta.name.as_str().into(), meta.namespace.as_str().into());
+    let (name, namespace): (Arc<str>, Arc<str>) = (meta.name.clone(), meta.namespace.clone());
     let host: Arc<str> = format!("{}.{}.svc.{}", meta.name, meta.namespace, mesh.cluster_domain).into();
     let target: Option<Arc<str>> = spec.external_name.as_ref().map(|name| name.trim_end_matches('.').into());
     let kind = match (spec.service_type, target) {
@@ -150,7 +150,7 @@ fn kubernetes(service: &Resource<inventory::Service>, finder: &Finder<'_>, mesh:
             _ => (Discovery::Endpoints, finder.of_service(service, port)),
         };
         ServicePort {
-            name: port.name.as_str().into(),
+            name: port.name.clone(),
             number: port.number,
             protocol: port.protocol(),
             discovery,
@@ -192,7 +192,7 @@ fn service_entry(entry: &Resource<ServiceEntry>, host: &str, finder: &Finder<'_>
     Service {
         host: host.into(),
         name: host.into(),
-        namespace: meta.namespace.as_str().into(),
+        namespace: meta.namespace.clone(),
         kind: ServiceKind::ServiceEntry,
         addresses,
         ranges,
@@ -267,7 +267,7 @@ fn entry_port(
             host: host.into(),
             port: number,
             name: host.into(),
-            namespace: meta.namespace.as_str().into(),
+            namespace: meta.namespace.clone(),
         }),
     })
 }

@@ -11,7 +11,7 @@ use crate::snapshot::{EgressHost, EgressListener, Scope, State};
 
 pub(super) fn compile(inputs: &Inputs, state: &mut State, diagnostics: &mut Vec<Diagnostic>) {
     for resource in by_age(&inputs.sidecars) {
-        let own: Arc<str> = resource.meta.namespace.as_str().into();
+        let own: Arc<str> = resource.meta.namespace.clone();
         let egress = resource.spec.egress.iter().map(|listener| EgressListener {
             port: listener.port.as_ref().and_then(|port| port_number(port.number)),
             hosts: listener.hosts.iter().filter_map(|host| EgressHost::parse(host, &own)).collect(),

@@ -92,7 +92,7 @@ fn delegates(inputs: &Inputs, diagnostics: &mut Vec<Diagnostic>) {
     for root in inputs.virtual_services.values() {
         for delegate in root.spec.http.iter().filter_map(|rule| rule.delegate.as_ref()) {
             let namespace = match &*delegate.namespace {
-                "" => root.meta.namespace.as_str(),
+                "" => &*root.meta.namespace,
                 namespace => namespace,
             };
             wanted.insert(Key::new(namespace, &*delegate.name));
@@ -148,7 +148,7 @@ fn imports(sidecar: &Resource<Sidecar>, inputs: &Inputs, state: &State, diagnost
     if state.services.is_empty() {
         return;
     }
-    let own: std::sync::Arc<str> = sidecar.meta.namespace.as_str().into();
+    let own: std::sync::Arc<str> = sidecar.meta.namespace.clone();
     for (at, listener) in sidecar.spec.egress.iter().enumerate() {
         for (index, written) in listener.hosts.iter().enumerate() {
             let Some(entry) = EgressHost::parse(written, &own).filter(|entry| !entry.excludes) else {

@@ -102,8 +102,8 @@ fn one(
         }
     }
     CompiledVirtualService {
-        namespace: meta.namespace.as_str().into(),
-        name: meta.name.as_str().into(),
+        namespace: meta.namespace.clone(),
+        name: meta.name.clone(),
         hosts,
         unregistered,
         visibility: Visibility::of(&spec.export_to, &meta.namespace, &state.mesh.virtual_service_export),

@@ -137,7 +137,7 @@ impl<T> Objects<T> {
         let chunks = self.chunks.get(chunk_at..).unwrap_or_default();
         let first = chunks.first().map_or(0, |chunk| chunk.partition_point(|(key, _)| comes_before(key)));
         let entries = chunks.iter().flat_map(|chunk| chunk.iter()).skip(first);
-        entries.take_while(move |(key, _)| key.namespace == namespace).map(|(key, object)| (key, object))
+        entries.take_while(move |(key, _)| *key.namespace == *namespace).map(|(key, object)| (key, object))
     }
 
     /// Whether both are copies of one another, known without looking at the objects.

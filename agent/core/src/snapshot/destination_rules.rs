@@ -40,7 +40,7 @@ pub(crate) struct CompiledSubset {
 /// A policy and the places its blocks were written.
 #[derive(Debug)]
 pub(crate) struct SourcedPolicy {
-    pub(crate) policy: TrafficPolicy,
+    pub(crate) policy: Arc<TrafficPolicy>,
     /// `DestinationRule default/reviews subset v2`.
     pub(crate) from: Arc<str>,
     pub(crate) file: Option<Arc<str>>,
@@ -115,7 +115,7 @@ impl DestinationRules {
 impl CompiledDestinationRule {
     fn policies(&self) -> impl Iterator<Item = &TrafficPolicy> {
         let of_subsets = self.subsets.iter().filter_map(|subset| subset.policy.as_ref());
-        self.policy.iter().chain(of_subsets).map(|sourced| &sourced.policy)
+        self.policy.iter().chain(of_subsets).map(|sourced| &*sourced.policy)
     }
 }
 

@@ -98,7 +98,7 @@ impl Change {
             .objects
             .iter()
             .map(|(identity, is_new)| {
-                json!({"kind": identity.kind, "namespace": identity.key.namespace, "name": identity.key.name,
+                json!({"kind": identity.kind, "namespace": &*identity.key.namespace, "name": &*identity.key.name,
                     "change": if *is_new { "new" } else { "changed" }})
             })
             .collect();
@@ -108,8 +108,8 @@ impl Change {
 
 fn is_about(diagnostic: &Diagnostic, identity: &Identity) -> bool {
     diagnostic.kind == identity.kind
-        && diagnostic.name == identity.key.name
-        && diagnostic.namespace == identity.key.namespace
+        && *diagnostic.name == *identity.key.name
+        && *diagnostic.namespace == *identity.key.namespace
 }
 
 /// What is said, wherever the object was read.

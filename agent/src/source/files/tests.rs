@@ -59,7 +59,7 @@ fn services(loaded: &Loaded) -> Vec<(String, u16)> {
         .inputs
         .services
         .values()
-        .map(|service| (service.meta.name.clone(), service.spec.ports[0].number))
+        .map(|service| (service.meta.name.to_string(), service.spec.ports[0].number))
         .collect()
 }
 

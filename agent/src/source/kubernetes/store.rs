@@ -9,6 +9,7 @@ use undermesh_core::api::origin::Origin;
 use undermesh_core::api::{self, Identity, MESH_CONFIG_MAP, Parsed};
 use undermesh_core::diagnostic::{Code, Diagnostic, Severity};
 use undermesh_core::inputs::Inputs;
+use undermesh_core::pool::Pool;
 
 use super::kinds::Kind;
 use super::wire;
@@ -18,6 +19,8 @@ use crate::source::{Loaded, yaml};
 #[derive(Debug, Default)]
 pub(super) struct Store {
     inputs: Inputs,
+    /// What the objects have in common.
+    pool: Pool,
     /// Of the objects about which there is something to say.
     remarks: BTreeMap<Identity, Vec<Diagnostic>>,
 }
@@ -59,7 +62,10 @@ impl Store {
         let mut remarks = diagnostics;
         let mut has_changed = false;
         match object {
-            Some(object) => has_changed = self.inputs.put(object),
+            Some(mut object) => {
+                self.pool.share(&mut object);
+                has_changed = self.inputs.put(object);
+            }
             None if self.inputs.contains(&identity) => remarks.push(kept(&identity)),
             None => {}
         }
@@ -133,8 +139,8 @@ fn about(identity: &Identity, severity: Severity, code: Code, field: String, mes
         severity,
         code,
         kind: identity.kind.to_owned(),
-        namespace: identity.key.namespace.clone(),
-        name: identity.key.name.clone(),
+        namespace: identity.key.namespace.to_string(),
+        name: identity.key.name.to_string(),
         field,
         file: None,
         line: None,

@@ -214,7 +214,7 @@ fn a_service_is_read() {
     let Some(Object::Service(service)) = parsed.object else { panic!("not a Service") };
     let spec = &service.spec;
     assert_eq!(spec.service_type, ServiceType::LoadBalancer);
-    assert_eq!(spec.cluster_ips, ["10.0.0.1".parse::<IpAddr>().unwrap(), "fd00::1".parse().unwrap()]);
+    assert_eq!(*spec.cluster_ips, ["10.0.0.1".parse::<IpAddr>().unwrap(), "fd00::1".parse().unwrap()]);
     let targets: Vec<_> = spec.ports.iter().map(|port| port.target_port.clone()).collect();
     assert_eq!(targets, [TargetPort::Name("web".into()), TargetPort::Number(8081), TargetPort::Number(82)]);
     assert_eq!(spec.ports[1].transport, Transport::Udp);
@@ -284,8 +284,8 @@ fn endpoints_without_conditions_are_ready() {
     let Some(Object::EndpointSlice(slice)) = parsed.object else {
         panic!("refused: {:?}", parsed.diagnostics)
     };
-    let [one, two] = slice.spec.endpoints.as_slice() else { panic!("not two endpoints") };
-    assert_eq!(slice.spec.service, "a");
+    let [one, two] = &*slice.spec.endpoints else { panic!("not two endpoints") };
+    assert_eq!(&*slice.spec.service, "a");
     assert_eq!((one.is_ready, one.is_serving, one.is_terminating), (true, true, false));
     assert_eq!(one.pod.as_ref().unwrap().to_string(), "ns/p");
     assert_eq!((two.is_ready, two.is_serving, two.is_terminating), (false, true, true));
@@ -306,7 +306,7 @@ fn a_pod_manifest_is_ready_and_a_pod_says_itself() {
         json!({"podIP": "10.1.1.1"}),
     );
     assert!(
-        manifest.is_ready && manifest.phase == PodPhase::Running && manifest.service_account == "default"
+        manifest.is_ready && manifest.phase == PodPhase::Running && &*manifest.service_account == "default"
     );
     assert_eq!(manifest.port_named("web", Transport::Tcp), Some(80));
     assert_eq!(manifest.port_named("web", Transport::Udp), None);

@@ -12,7 +12,7 @@ pub(super) fn check(check: &mut Checker<'_>, rule: &DestinationRule) {
         Some(error) => check.error(Code::InvalidHost, error),
         None => values::warn_partial_wildcard(check, &rule.host),
     });
-    check.field("trafficPolicy", |check| traffic_policy(check, rule.traffic_policy.as_ref()));
+    check.field("trafficPolicy", |check| traffic_policy(check, rule.traffic_policy.as_deref()));
     let mut names: Vec<&str> = Vec::new();
     for (index, subset) in rule.subsets.iter().enumerate() {
         check.field(&format!("subsets[{index}]"), |check| {
@@ -26,7 +26,7 @@ pub(super) fn check(check: &mut Checker<'_>, rule: &DestinationRule) {
             names.push(&subset.name);
             check.field("name", |check| virtual_service::subset_name(check, &subset.name));
             check.field("labels", |check| values::labels(check, &subset.labels));
-            check.field("trafficPolicy", |check| traffic_policy(check, subset.traffic_policy.as_ref()));
+            check.field("trafficPolicy", |check| traffic_policy(check, subset.traffic_policy.as_deref()));
         });
     }
     let use_of = match rule.workload_selector {

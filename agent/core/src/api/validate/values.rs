@@ -241,7 +241,7 @@ pub(super) fn export_to(check: &mut Checker<'_>, entries: &[String], use_of: Exp
     let mut seen: Vec<&str> = Vec::new();
     check.field("exportTo", |check| {
         for entry in entries {
-            let key = if entry == "." { namespace.as_str() } else { entry.as_str() };
+            let key = if entry == "." { &*namespace } else { entry.as_str() };
             if seen.contains(&key) {
                 let message = if key == entry {
                     format!("duplicate entries in exportTo for entry {entry}")
@@ -260,7 +260,7 @@ pub(super) fn export_to(check: &mut Checker<'_>, entries: &[String], use_of: Exp
             }
         }
         if use_of == ExportUse::OwnNamespaceOnly && !seen.is_empty() {
-            if !seen.contains(&namespace.as_str()) {
+            if !seen.contains(&&*namespace) {
                 let message =
                     "destination rule with workload selector cannot have exportTo beyond current namespace";
                 check.error(Code::InvalidExportTo, message);

@@ -55,7 +55,7 @@ fn it_is_the_map_it_stands_for_after_any_edits() {
             assert_eq!(found.collect::<Vec<_>>(), changes(&earlier_plain, &plain));
             (earlier, earlier_plain) = (objects.clone(), plain.clone());
             for namespace in ["", "ns0", "ns1", "ns3", "ns9"] {
-                let want = plain.iter().filter(|(key, _)| key.namespace == namespace);
+                let want = plain.iter().filter(|(key, _)| *key.namespace == *namespace);
                 assert!(objects.in_namespace(namespace).eq(want));
             }
             for (position, key) in plain.keys().enumerate() {
