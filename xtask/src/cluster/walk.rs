@@ -218,7 +218,9 @@ fn give_addresses(kubectl: &Path, kubeconfig: &Path) -> anyhow::Result<()> {
             continue;
         }
         let address = r#"jsonpath={.items[0].status.addresses[?(@.type=="InternalIP")].address}"#;
-        let address = run(&["get", "nodes", "-o", address])?;
+        let addresses = run(&["get", "nodes", "-o", address])?;
+        // One for each family of the node, in the order of its own.
+        let address = addresses.split_whitespace().next().unwrap_or_default();
         let status =
             serde_json::json!({"status": {"loadBalancer": {"ingress": [{ "ip": address }]}}}).to_string();
         let (namespace, name) = (text("/metadata/namespace"), text("/metadata/name"));
