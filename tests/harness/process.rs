@@ -6,6 +6,7 @@
 //! `pre_exec` hook would save the shell and cost `unsafe`.
 
 use std::fs::File;
+use std::io::{Read as _, Seek as _, SeekFrom};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -108,6 +109,16 @@ impl Process {
     /// What it wrote to standard output so far.
     pub fn stdout(&self) -> String {
         read(&self.stdout)
+    }
+
+    /// What it wrote to standard output so far, after so many bytes: for those who follow much of it.
+    pub fn stdout_from(&self, start: u64) -> String {
+        let mut rest = Vec::new();
+        let read = File::open(&self.stdout).and_then(|mut file| {
+            file.seek(SeekFrom::Start(start))?;
+            file.read_to_end(&mut rest)
+        });
+        read.map(|_| String::from_utf8_lossy(&rest).into_owned()).unwrap_or_default()
     }
 
     /// What it wrote to standard error so far.

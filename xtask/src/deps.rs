@@ -79,6 +79,7 @@ const CRATES: &[Crate] = &[
             "undermesh-redirect",
             "undermesh-common",
             "undermesh-fake-api",
+            "undermesh-worlds",
         ],
         never: &[],
     },
