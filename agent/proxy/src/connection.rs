@@ -40,7 +40,9 @@ pub(crate) struct Arrival {
     pub share: Option<Share>,
 }
 
-/// How long a connection of a client that was let go of may wait for a request. One that is in use has had it by then.
+/// How long a connection may wait for a request when it is to end (a drain, a client that was let go of): its client may be sending
+/// one at this very moment, and would find it closed. One that is in use has had it by then, and its response says that it was the
+/// last.
 pub(crate) const BEFORE_WAITING_END: Duration = Duration::from_secs(2);
 /// How long a connection may be open without a first byte from its client, on ports declared HTTP.
 const FIRST_BYTE: Duration = Duration::from_secs(3600);
@@ -105,8 +107,8 @@ impl Connections {
         open.values().map(row).collect()
     }
 
-    /// Wakes every connection: those that wait for a request end.
-    pub(crate) fn drain(&self) {
+    /// Wakes every connection, once the worker drains: those that wait for a request end.
+    pub(crate) fn end_waiting(&self) {
         let wakers: Vec<_> =
             self.open.borrow().values().filter_map(|info| info.waker.borrow().clone()).collect();
         for waker in wakers {
@@ -124,10 +126,8 @@ impl Connections {
     }
 
     /// Ends the connections of a client that is no client any more, or another one, with the request that is under way or the next
-    /// one, whose response says so. What is opaque goes on.
-    ///
-    /// Where no request is under way, the client may be sending one at this very moment, and would find the connection closed. So
-    /// those that wait are ended by [`end_waiting_of`](Self::end_waiting_of), [`BEFORE_WAITING_END`] later.
+    /// one, whose response says so; those that wait are ended by [`end_waiting_of`](Self::end_waiting_of), [`BEFORE_WAITING_END`]
+    /// later. What is opaque goes on.
     pub(crate) fn let_go_of(&self, caller: &Arc<Caller>) {
         for info in self.open.borrow().values().filter(|info| info.is_of(caller)) {
             info.path.caller.is_let_go.set(true);

@@ -185,8 +185,8 @@ impl Proxy {
         self.peers.iter().map(ask).collect()
     }
 
-    /// Ends: no new connections; current requests are answered and their connections closed; what is left after `limit` is
-    /// cut. Blocks; call it from a thread that may.
+    /// Ends: no new connections; current requests, and those that come within two seconds, are answered and their connections
+    /// closed; then idle ones are; what is left after `limit` is cut. Blocks; call it from a thread that may.
     pub fn drain(mut self, limit: Duration) {
         self.draining.send_replace(true);
         let until = Instant::now() + limit;

@@ -272,7 +272,11 @@ pub(crate) async fn run(worker: Rc<Worker>, mut commands: mpsc::UnboundedReceive
             changed = draining.changed(), if !worker.is_draining() => {
                 worker.is_draining.set(changed.is_err() || *draining.borrow());
                 if worker.is_draining() {
-                    worker.connections.drain();
+                    let worker = worker.clone();
+                    drop(tokio::task::spawn_local(async move {
+                        tokio::time::sleep(connection::BEFORE_WAITING_END).await;
+                        worker.connections.end_waiting();
+                    }));
                 }
             }
         }

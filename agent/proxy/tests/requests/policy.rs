@@ -77,6 +77,21 @@ fn draining_ends_idle_connections_and_finishes_current_requests() {
 }
 
 #[test]
+fn a_request_on_an_idle_connection_that_meets_a_drain_is_answered_and_the_last() {
+    let upstream = Upstream::named("v1");
+    let mut world = World::new(service(1, "echo", "http", &[("v1", upstream.address)]));
+    let mut idle = world.connect(1);
+    assert_eq!(idle.get("echo", "/", &[]).status, 200);
+    let proxy = world.proxy.take().unwrap();
+    let drained = std::thread::spawn(move || proxy.drain(PATIENCE));
+    std::thread::sleep(Duration::from_millis(300));
+    let response = idle.get("echo", "/", &[]);
+    assert_eq!((response.status, response.header("connection").as_deref()), (200, Some("close")));
+    assert_eq!(idle.rest().unwrap(), b"");
+    drained.join().unwrap();
+}
+
+#[test]
 fn a_client_that_is_let_go_of_is_told_by_its_next_response_and_its_idle_connections_end_later() {
     let upstream = Upstream::named("v1");
     let world = World::new(service(1, "echo", "http", &[("v1", upstream.address)]));
