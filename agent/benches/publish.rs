@@ -1,9 +1,4 @@
-//! What one change costs the agent, from the source's object to the kernel's maps: the second part of docs/scale.md.
-//!
-//! ```text
-//! cargo bench -p undermesh-worlds --bench report > docs/scale.md
-//! cargo bench -p undermesh --bench publish >> docs/scale.md
-//! ```
+//! What one change costs the agent, from the source's object to the kernel's maps: the end of "The parts" in docs/scale.md.
 
 use std::hint::black_box;
 use std::time::Duration;

@@ -1,5 +1,5 @@
-//! `cargo xtask vm`: the demo and the kernel tests on other kernels, each booted in QEMU from an initramfs that holds the
-//! programs and nothing else. cgroup2 is pure there, as on a user's node.
+//! `cargo xtask vm`: other kernels in QEMU. The demo and the kernel tests start from an initramfs that holds the programs and
+//! nothing else; Kubernetes ([`kubernetes`]) from a saved machine with Debian in it. cgroup2 is pure there, as on a user's node.
 //!
 //! ```text
 //!   Debian's kernel package ─┬─ vmlinuz ────────────────┐
@@ -33,6 +33,7 @@ use crate::cargo::{cargo, items, text};
   cargo xtask vm                             the demo on both kernels
   cargo xtask vm --kernel 6.12 --run tests   the kernel tests on one
   cargo xtask vm --run tests -- untouched    only those whose name contains `untouched`
+  cargo xtask vm --run kubernetes            Kubernetes, the mesh by helm, the scenario of cargo xtask cluster, on both
 
 Kernels and QEMU are Debian packages, unpacked into $XDG_CACHE_HOME/undermesh/vm (300 MB, once). With --kvm the machine's own
 virtualisation is used; without it every instruction is emulated, and a second takes ten.")]

@@ -92,7 +92,7 @@ pub(super) async fn report(state: &Arc<State>) -> Result<Report, String> {
         }),
     }
     let rows = state.workloads.load_full();
-    let config = state.published.config.load();
+    let config = state.published.config.load_full();
     let cgroup = ProbeCgroup::below(&attach);
     let mut pods = Vec::new();
     for some in rows.as_array().map(Vec::as_slice).unwrap_or_default().chunks(AT_ONCE) {
@@ -113,7 +113,7 @@ pub(super) async fn report(state: &Arc<State>) -> Result<Report, String> {
 }
 
 fn configuration(state: &State) -> Check {
-    let config = state.published.config.load();
+    let config = state.published.config.load_full();
     let count = |severity| config.diagnostics.iter().filter(|it| it.severity == severity).count();
     let errors = count(Severity::Error);
     let age = config.since.and_then(|since| since.elapsed().ok()).map_or(0, |age| age.as_secs());

@@ -1,12 +1,8 @@
-//! What the objects of a large cluster take in memory, kind by kind, and what is made of them; a part of docs/scale.md
-//! (`cargo xtask bench --scale`).
-//!
-//! Memory is what the allocator has handed out and not got back, without what it adds itself.
-#![expect(unsafe_code, reason = "a global allocator that counts")]
+//! What the objects of a large cluster take in memory, kind by kind, and what is made of them (docs/scale.md).
 
-use std::alloc::{GlobalAlloc, Layout, System};
+mod counting;
+
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use undermesh_core::api::meta::Key;
 use undermesh_core::api::origin::Origin;
@@ -16,63 +12,7 @@ use undermesh_core::inputs::Inputs;
 use undermesh_core::pool::Pool;
 use undermesh_worlds::cluster::{self, Size};
 
-static LIVE: AtomicUsize = AtomicUsize::new(0);
-/// Allocations that live.
-static COUNT: AtomicUsize = AtomicUsize::new(0);
-
-struct Counting;
-
-// SAFETY: all calls go to the system's allocator as they come; counting touches atomic numbers.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        LIVE.fetch_add(layout.size(), Ordering::Relaxed);
-        COUNT.fetch_add(1, Ordering::Relaxed);
-        // SAFETY: as given.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
-        LIVE.fetch_sub(layout.size(), Ordering::Relaxed);
-        COUNT.fetch_sub(1, Ordering::Relaxed);
-        // SAFETY: as given.
-        unsafe { System.dealloc(memory, layout) }
-    }
-
-    unsafe fn realloc(&self, memory: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        LIVE.fetch_add(size, Ordering::Relaxed);
-        LIVE.fetch_sub(layout.size(), Ordering::Relaxed);
-        // SAFETY: as given.
-        unsafe { System.realloc(memory, layout, size) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
-
-/// Bytes and allocations.
-#[derive(Clone, Copy, Default)]
-struct Taken {
-    bytes: usize,
-    count: usize,
-}
-
-impl Taken {
-    fn now() -> Self {
-        Self { bytes: LIVE.load(Ordering::Relaxed), count: COUNT.load(Ordering::Relaxed) }
-    }
-
-    fn since(self, before: Self) -> Self {
-        Self {
-            bytes: self.bytes.saturating_sub(before.bytes),
-            count: self.count.saturating_sub(before.count),
-        }
-    }
-
-    fn add(&mut self, more: Self) {
-        self.bytes += more.bytes;
-        self.count += more.count;
-    }
-}
+use counting::Taken;
 
 fn row(what: &str, objects: usize, taken: Taken, target: &str) {
     let each = |number: usize| number.checked_div(objects).map(|each| each.to_string()).unwrap_or_default();
@@ -120,8 +60,8 @@ fn main() {
         let taken = Taken::now().since(before);
         let (count, sum) = kinds.entry(kind).or_default();
         *count += 1;
-        sum.add(taken);
-        all.add(taken);
+        *sum += taken;
+        all += taken;
     }
     for (kind, (count, taken)) in &kinds {
         row(&format!("{kind}s"), *count, *taken, "");

@@ -1,19 +1,13 @@
-//! What a large mesh costs: the report docs/scale.md, which the agent's own part (`cargo bench -p undermesh --bench publish`)
-//! completes.
-//!
-//! ```text
-//! cargo bench -p undermesh-worlds --bench report > docs/scale.md
-//! cargo bench -p undermesh --bench publish >> docs/scale.md
-//! ```
+//! What the parts of a large mesh cost: most of "The parts" in docs/scale.md; the agent's are made by
+//! `cargo bench -p undermesh --bench publish`.
 //!
 //! Times are CPU times of the one thread that does the work (the machine may have other work), the least and the median of
 //! several rounds. Memory is what the allocator has handed out and not got back.
-#![expect(unsafe_code, reason = "a global allocator that counts")]
 
-use std::alloc::{GlobalAlloc, Layout, System};
+mod counting;
+
 use std::hint::black_box;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use rustix::time::{ClockId, clock_gettime};
@@ -27,34 +21,7 @@ use undermesh_core::view::{HttpVersion, RequestView};
 use undermesh_worlds::chance::Chance;
 use undermesh_worlds::scale::{self, Size};
 
-static LIVE: AtomicUsize = AtomicUsize::new(0);
-
-struct Counting;
-
-// SAFETY: all calls go to the system's allocator as they come; counting touches an atomic number.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        LIVE.fetch_add(layout.size(), Ordering::Relaxed);
-        // SAFETY: as given.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
-        LIVE.fetch_sub(layout.size(), Ordering::Relaxed);
-        // SAFETY: as given.
-        unsafe { System.dealloc(memory, layout) }
-    }
-
-    unsafe fn realloc(&self, memory: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        LIVE.fetch_add(size, Ordering::Relaxed);
-        LIVE.fetch_sub(layout.size(), Ordering::Relaxed);
-        // SAFETY: as given.
-        unsafe { System.realloc(memory, layout, size) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
+use counting::Taken;
 
 fn cpu() -> Duration {
     let now = clock_gettime(ClockId::ThreadCPUTime);
@@ -141,14 +108,14 @@ fn one_virtual_service(inputs: &mut Inputs, round: usize) {
 
 fn main() {
     let size = Size::LARGE;
-    let before = LIVE.load(Ordering::Relaxed);
+    let before = Taken::now();
     let inputs = scale::inputs(size);
-    let of_inputs = LIVE.load(Ordering::Relaxed) - before;
+    let of_inputs = Taken::now().since(before).bytes;
 
-    println!("# Scale\n");
+    println!("## The parts\n");
     println!(
-        "Made by `cargo bench -p undermesh-worlds --bench report > docs/scale.md`; `cargo bench -p undermesh --bench publish >> \
-         docs/scale.md` adds the agent's part. Times are CPU times of the one thread that does the work; memory is what the allocator \
+        "Made by `cargo bench -p undermesh-worlds --bench report` and, the agent's part, `cargo bench -p undermesh --bench \
+         publish`. Times are CPU times of the one thread that does the work; memory is what the allocator \
          has handed out.\n"
     );
     println!(
@@ -161,9 +128,9 @@ fn main() {
         size.destination_rules
     );
     memory(&inputs, of_inputs);
-    println!("\n## CPU time\n\n| what | least | median | target |\n|---|---:|---:|---:|");
+    println!("\n### CPU time\n\n| what | least | median | target |\n|---|---:|---:|---:|");
     compiling(&inputs);
-    println!("\n## Tables and decisions\n\n| what | least | median | target |\n|---|---:|---:|---:|");
+    println!("\n### Tables and decisions\n\n| what | least | median | target |\n|---|---:|---:|---:|");
     tables(&compile(&inputs).snapshot);
     for routes in [1, 100, 10_000] {
         deciding(routes);
@@ -171,20 +138,20 @@ fn main() {
 }
 
 fn memory(inputs: &Inputs, of_inputs: usize) {
-    let before = LIVE.load(Ordering::Relaxed);
+    let before = Taken::now();
     let snapshot = compile(inputs).snapshot;
-    let of_snapshot = LIVE.load(Ordering::Relaxed) - before;
+    let of_snapshot = Taken::now().since(before).bytes;
     drop(snapshot);
-    let before = LIVE.load(Ordering::Relaxed);
+    let before = Taken::now();
     let mut compiler = Compiler::default();
     let first = compiler.compile(inputs);
-    let of_both = LIVE.load(Ordering::Relaxed) - before;
+    let of_both = Taken::now().since(before).bytes;
     let mut changed = inputs.clone();
     one_endpoint(&mut changed, 0);
-    let before = LIVE.load(Ordering::Relaxed);
+    let before = Taken::now();
     let second = compiler.compile(&changed);
-    let of_second = LIVE.load(Ordering::Relaxed).saturating_sub(before);
-    println!("## Memory\n\n| what | MiB | target |\n|---|---:|---:|");
+    let of_second = Taken::now().since(before).bytes;
+    println!("### Memory\n\n| what | MiB | target |\n|---|---:|---:|");
     println!("| the objects, as the source keeps them | {:.1} | |", mebibytes(of_inputs));
     println!("| the snapshot | {:.1} | < 120 |", mebibytes(of_snapshot));
     println!("| the snapshot, and what the compiler remembers | {:.1} | |", mebibytes(of_both));

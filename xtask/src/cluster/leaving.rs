@@ -16,17 +16,7 @@ const JASON: [&str; 4] = ["--count", "60", "--header", "end-user: jason"];
 
 /// Takes the label away: its pods go as Kubernetes alone carries them, and no request fails.
 pub(crate) fn leave(stage: &mut Stage) -> anyhow::Result<Finding> {
-    let loads = loads(stage)?;
-    std::thread::sleep(Duration::from_secs(1));
-    stage.kubectl(&["label", "namespace", NAMESPACE, "istio.io/dataplane-mode-"])?;
-    let outside = wait(stage.limit(15), "doctor to say that its pods are not in the mesh", || {
-        let verdicts = of_namespace(stage)?;
-        let all = verdicts.iter().all(|(_, verdict)| verdict == "not enrolled");
-        anyhow::ensure!(all, "{verdicts:?}");
-        Ok(Some(verdicts.len()))
-    })?;
-    std::thread::sleep(Duration::from_secs(1));
-    let outcome = loads.end()?;
+    let (outside, outcome) = label(stage, "istio.io/dataplane-mode-", "not enrolled")?;
     // No rule speaks any more: jason is everybody.
     let jason = reviewers(&stage.http(PAGE, REVIEWS, &[&JASON[..], &["--new-connections"]].concat())?);
     let untouched = stage.pods()? == stage.pods_before;
@@ -50,23 +40,28 @@ pub(crate) fn leave(stage: &mut Stage) -> anyhow::Result<Finding> {
 
 /// Gives it back: the rules are in force again for new connections, and no request fails.
 pub(crate) fn come_back(stage: &mut Stage) -> anyhow::Result<Finding> {
-    let loads = loads(stage)?;
-    std::thread::sleep(Duration::from_secs(1));
-    stage.kubectl(&["label", "namespace", NAMESPACE, "istio.io/dataplane-mode=undermesh"])?;
-    let inside = wait(stage.limit(15), "doctor to say that its pods are captured", || {
-        let verdicts = of_namespace(stage)?;
-        let all = verdicts.iter().all(|(_, verdict)| verdict == "captured");
-        anyhow::ensure!(all, "{verdicts:?}");
-        Ok(Some(verdicts.len()))
-    })?;
-    std::thread::sleep(Duration::from_secs(1));
-    let outcome = loads.end()?;
+    let (inside, outcome) = label(stage, "istio.io/dataplane-mode=undermesh", "captured")?;
     let jason = reviewers(&stage.http(PAGE, REVIEWS, &JASON)?);
     Ok(Finding::new("And comes back")
         .asked("no request failed, its pods captured, jason reviews-v2 again")
         .seen(format!("{outcome}; {inside} pods captured; jason: {}", listed(&jason)))
         .detail(outcome.first_failure.clone().unwrap_or_default())
         .holds(outcome.failed == 0 && jason == BTreeMap::from([("reviews-v2".to_owned(), 60)])))
+}
+
+/// Labels the namespace under load, and waits for doctor's verdict on each of its pods, which are so many.
+fn label(stage: &Stage, label: &str, want: &str) -> anyhow::Result<(usize, Outcome)> {
+    let loads = loads(stage)?;
+    std::thread::sleep(Duration::from_secs(1));
+    stage.kubectl(&["label", "namespace", NAMESPACE, label])?;
+    let pods = wait(stage.limit(15), &format!("doctor to say of its pods: {want}"), || {
+        let verdicts = of_namespace(stage)?;
+        let all = verdicts.iter().all(|(_, verdict)| verdict == want);
+        anyhow::ensure!(all, "{verdicts:?}");
+        Ok(Some(verdicts.len()))
+    })?;
+    std::thread::sleep(Duration::from_secs(1));
+    Ok((pods, loads.end()?))
 }
 
 /// What doctor says of the namespace's pods.
