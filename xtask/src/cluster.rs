@@ -12,6 +12,7 @@ mod guide;
 mod keep;
 mod leaving;
 mod life;
+mod restarts;
 mod rolls;
 pub(crate) mod stage;
 mod walk;

@@ -5,18 +5,16 @@ use std::net::{IpAddr, SocketAddr};
 
 use serde_json::{Map, Value, json};
 use undermesh_core::client::Client;
-use undermesh_core::cluster::{Availability, Cluster, Discovery, DnsEndpoint};
+use undermesh_core::cluster::{Discovery, DnsEndpoint};
 use undermesh_core::diagnostic::Severity;
 use undermesh_core::host::HostKey;
-use undermesh_core::inventory::Protocol;
-use undermesh_core::route::{Action, HttpTable, Route, TcpTable, WeightedDestination};
 use undermesh_core::snapshot::{Service, ServiceKind, ServicePort};
 use undermesh_proxy::OutlierRow;
 use undermesh_proxy::metrics::Counter;
 use undermesh_proxy::names::NameRow;
 use undermesh_redirect::inspect::Inspection;
 
-use super::{Role, State, diagnostics};
+use super::{Role, State, diagnostics, routes};
 use crate::app::enrolment;
 
 /// `undermesh status`
@@ -247,27 +245,11 @@ pub(super) fn routes(state: &State, query: &str) -> Result<Value, String> {
     };
     let snapshot = state.published.snapshot.load();
     let text = parameter("host").unwrap_or_default();
-    let mut rows = Vec::new();
-    if let Role::Gateway { client } = &state.role {
-        for port in snapshot.gateway(client) {
-            table_rows(&mut rows, &port.http, port.port, &text);
-            tcp_rows(&mut rows, &port.tcp, "*", port.port, &text);
-        }
-        return Ok(rows.into());
-    }
-    let client = client(state, parameter("pod").as_deref())?;
-    for service in snapshot.services() {
-        for port in &service.ports {
-            let Some(address) = service.addresses.first() else { continue };
-            let outbound = snapshot.outbound(&client, (*address, port.number).into());
-            if port.protocol.is_http() || port.protocol == Protocol::Auto {
-                table_rows(&mut rows, &outbound.http, port.number, &text);
-            } else {
-                tcp_rows(&mut rows, &outbound.tcp, &service.host, port.number, &text);
-            }
-        }
-    }
-    Ok(rows.into())
+    let client = match &state.role {
+        Role::Gateway { client } => client.clone(),
+        Role::Agent { .. } => client(state, parameter("pod").as_deref())?,
+    };
+    Ok(routes::rows(&snapshot, &client, &text).into())
 }
 
 fn client(state: &State, pod: Option<&str>) -> Result<Client, String> {
@@ -277,70 +259,6 @@ fn client(state: &State, pod: Option<&str>) -> Result<Client, String> {
     let key = undermesh_core::api::meta::Key::new(namespace, name);
     let found = config.inputs.pods.get(&key).ok_or_else(|| format!("there is no pod {namespace}/{name}"))?;
     Ok(enrolment::client(&config.inputs, found))
-}
-
-fn table_rows(rows: &mut Vec<Value>, table: &HttpTable, port: u16, text: &str) {
-    for host in table.hosts().iter().filter(|host| host.name.contains(text)) {
-        for route in &host.routes {
-            rows.push(json!({
-                "host": &*host.name,
-                "port": port,
-                "rule": route.rule.as_ref().map(ToString::to_string),
-                "match": route.matches.conditions.iter().map(ToString::to_string).collect::<Vec<_>>(),
-                "action": action(route),
-                "timeout": route.timeout.map(|timeout| format!("{timeout:?}")),
-                "retries": route.retries.attempts,
-                "fault": (route.fault != Default::default()).then(|| format!("{:?}", route.fault)),
-            }));
-        }
-    }
-}
-
-/// Rules for connections that are not looked into; `host` is what those are for that go by no server name.
-fn tcp_rows(rows: &mut Vec<Value>, table: &TcpTable, host: &str, port: u16, text: &str) {
-    for route in &table.routes {
-        let names: Vec<_> = route.sni.iter().map(ToString::to_string).collect();
-        let host = if names.is_empty() { host.to_owned() } else { names.join(", ") };
-        if !host.contains(text) {
-            continue;
-        }
-        let subnets = route.subnets.iter().map(|subnet| format!("to {subnet}"));
-        rows.push(json!({
-            "host": host,
-            "port": port,
-            "rule": route.rule.as_ref().map(ToString::to_string),
-            "match": names.iter().map(|name| format!("server name {name}")).chain(subnets).collect::<Vec<_>>(),
-            "action": if route.destinations.is_empty() {
-                "closed".to_owned()
-            } else {
-                shares(&route.destinations, route.total_weight)
-            },
-        }));
-    }
-}
-
-fn shares(destinations: &[WeightedDestination], total_weight: u64) -> String {
-    let share = |cluster: &Cluster, weight: u32| {
-        let state = match &cluster.availability {
-            Availability::Known => String::new(),
-            other => format!(" ({other})"),
-        };
-        // A single destination takes everything, whatever its weight says.
-        let alone = destinations.len() == 1;
-        let percent = if alone { 100.0 } else { f64::from(weight) * 100.0 / total_weight.max(1) as f64 };
-        format!("{percent}% {}{state}", cluster.name)
-    };
-    let shares = destinations.iter().map(|one| share(&one.cluster, one.weight));
-    shares.collect::<Vec<_>>().join(" + ")
-}
-
-fn action(route: &Route) -> String {
-    match &route.action {
-        Action::Forward => shares(&route.destinations, route.total_weight),
-        Action::Redirect(redirect) => format!("redirect {}", redirect.code),
-        Action::DirectResponse(response) => format!("answer {}", response.status),
-        Action::Refused(why) => format!("refused: {why}"),
-    }
 }
 
 /// `undermesh connections`

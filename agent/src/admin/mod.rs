@@ -7,6 +7,7 @@ mod diagnostics;
 mod doctor;
 mod dump;
 pub mod explain;
+pub(crate) mod routes;
 mod server;
 mod socket;
 

@@ -8,6 +8,7 @@ use serde_json::json;
 use undermesh_core::compile::compile;
 use undermesh_core::coverage;
 use undermesh_core::diagnostic::{Code, Diagnostic, Severity};
+use undermesh_core::snapshot::Snapshot;
 use undermesh_core::vocabulary;
 
 mod against;
@@ -21,7 +22,7 @@ use crate::source::files::FilesSource;
 /// Compile configuration and say what is wrong with it.
 ///
 /// Without PATH it reads the cluster. With --against-cluster it says what applying the files to the cluster would change:
-/// objects, and remarks that come and go; then only errors that would come make the exit code 1.
+/// objects, routes, and remarks that come and go; then only errors that would come make the exit code 1.
 ///
 /// Exit code 0: no errors (there may be warnings, unless --fail-on says otherwise); 1: errors. Objects without errors apply
 /// whatever is wrong with others.
@@ -118,13 +119,19 @@ impl FailOn {
 
 /// All that is to be said about a configuration, in the order of its files.
 fn remarks(loaded: Loaded) -> Vec<Diagnostic> {
+    compiled(loaded).1
+}
+
+/// What is in force by a configuration, and all that is to be said about it.
+fn compiled(loaded: Loaded) -> (Snapshot, Vec<Diagnostic>) {
     let mut diagnostics = loaded.diagnostics;
-    diagnostics.extend(compile(&loaded.inputs).diagnostics);
+    let compiled = compile(&loaded.inputs);
+    diagnostics.extend(compiled.diagnostics);
     if loaded.trusts_annotations {
         diagnostics.extend(vocabulary::nowhere(&loaded.inputs));
     }
     diagnostics.sort_by(|a, b| (&a.file, a.line, a.severity).cmp(&(&b.file, b.line, b.severity)));
-    diagnostics
+    (compiled.snapshot, diagnostics)
 }
 
 /// What the files (or standard input) say.

@@ -117,6 +117,43 @@ fn against_the_cluster_only_the_difference_is_told() {
 }
 
 #[test]
+fn against_the_cluster_the_routes_are_told_that_would_be_others() {
+    let cluster = Cluster::start();
+    cluster.api.apply(service("a", 80));
+    let rule = |gateways: &[&str], timeout: &str| {
+        json!({"apiVersion": "networking.istio.io/v1", "kind": "VirtualService", "metadata": {"name": "a", "namespace": "ns1"},
+            "spec": {"hosts": ["a.ns1.svc.cluster.local"], "gateways": gateways,
+                "http": [{"timeout": timeout, "route": [{"destination": {"host": "a"}}]}]}})
+    };
+    cluster.api.apply(json!({"apiVersion": "networking.istio.io/v1", "kind": "Gateway", "metadata": {"name": "g", "namespace": "ns1"},
+        "spec": {"selector": {"app": "gate"}, "servers": [{"hosts": ["*"], "port": {"number": 80, "name": "http", "protocol": "HTTP"}}]}}));
+    let asked = |object: &Value| cluster.json(&["check", "--against-cluster", &cluster.file(object)]).1;
+
+    cluster.api.apply(rule(&["mesh"], "5s"));
+    let said = asked(&rule(&["mesh"], "5s"));
+    assert_eq!(said["routes"], json!([]), "{said}");
+    let said = asked(&rule(&["mesh"], "6s"));
+    let routes = said["routes"].as_array().unwrap();
+    assert_eq!(routes.len(), 1, "no gateway: {said}");
+    assert_eq!(routes[0]["client"], "a client in ns1");
+    assert_eq!(
+        (&routes[0]["go"][0]["timeout"], &routes[0]["come"][0]["timeout"]),
+        (&json!("5s"), &json!("6s"))
+    );
+
+    // What speaks at the gateway from then on, and in the mesh no more.
+    let said = asked(&rule(&["g"], "5s"));
+    let clients: Vec<&Value> = said["routes"].as_array().unwrap().iter().map(|it| &it["client"]).collect();
+    assert_eq!(clients, ["a client in ns1", "the gateway app=gate"], "{said}");
+    let text = cluster.run(&["check", "--against-cluster", &cluster.file(&rule(&["mesh"], "6s"))]).stdout;
+    let text = String::from_utf8(text).unwrap();
+    let go = text.lines().find(|line| line.starts_with("  - ")).unwrap_or_default();
+    let come = text.lines().find(|line| line.starts_with("  + ")).unwrap_or_default();
+    assert!(go.contains(":80 => 100% ") && go.contains(", timeout 5s"), "{text}");
+    assert!(come.contains(":80 => 100% ") && come.contains(", timeout 6s"), "{text}");
+}
+
+#[test]
 fn explain_answers_from_the_cluster_when_told_to() {
     let cluster = Cluster::start();
     cluster.api.apply(json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "ns1"}}));

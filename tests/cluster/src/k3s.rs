@@ -22,7 +22,7 @@ use crate::image::{Image, PAUSE};
 use crate::machine::{CGROUP, Machine};
 use crate::packages;
 use crate::programs::Programs;
-use crate::provider::Provider;
+use crate::provider::{NodeProgram, Provider};
 use crate::run::{apply, output};
 use crate::upstream::each;
 
@@ -175,6 +175,13 @@ impl Provider for K3s {
 
     fn still_loaded(&self, programs: &[u32]) -> anyhow::Result<Vec<u32>> {
         undermesh_tests::still_loaded(programs)
+    }
+
+    fn restart(&mut self, _: NodeProgram) -> anyhow::Result<bool> {
+        // It is kubelet and containerd in one; the first node's is the API server, too.
+        let world = &self.world;
+        each(&mut self.machines, |machine| machine.restart(world, "k3s"))?;
+        Ok(true)
     }
 
     fn forward(&mut self, preferred: u16, to: SocketAddr) -> anyhow::Result<Option<SocketAddr>> {

@@ -36,6 +36,6 @@ pub use kubeconfig::User;
 pub use machine::CGROUP;
 pub use node::Layout;
 pub use programs::{KUBERNETES, Programs, cache};
-pub use provider::{Existing, Provider, Tools};
+pub use provider::{Existing, NodeProgram, Provider, Tools};
 pub use requirement::{can_run_here, prepare};
 pub use upstream::Upstream;

@@ -9,6 +9,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
+use rustix::process::{Pid, Signal, kill_process};
 use undermesh_tests::{
     FABRIC_BRIDGE, NetNs, Process, Step, World, configure, settle, v1_hierarchies, wait_until,
 };
@@ -32,7 +33,7 @@ pub(crate) struct Machine {
     /// The process that holds its namespaces.
     holder: u32,
     // Kept for their Drop; the world ends them in any case.
-    processes: Vec<Process>,
+    processes: Vec<(Command, Process)>,
 }
 
 impl Machine {
@@ -169,7 +170,7 @@ impl Machine {
             Ok(ready.exists().then_some(()))
         })?;
         self.holder = holder.pid();
-        self.processes.push(holder);
+        self.processes.push((command, holder));
         Ok(())
     }
 
@@ -204,7 +205,25 @@ impl Machine {
         // Debian keeps runc and iptables where an ordinary PATH does not look.
         command.env("PATH", format!("{path}:{ordinary}:/usr/sbin:/sbin"));
         let process = self.spawn_outside(world, name, &command)?;
-        self.processes.push(process);
+        self.processes.push((command, process));
+        Ok(())
+    }
+
+    /// Kills a program that was [spawned](Self::spawn), as the out-of-memory killer does it, and starts it anew. What it started
+    /// goes on.
+    pub(crate) fn restart(&mut self, world: &World, name: &str) -> anyhow::Result<()> {
+        let whole = format!("{}.{name}", self.name);
+        let at = self.processes.iter().position(|(_, process)| process.name() == whole);
+        let (command, mut process) =
+            self.processes.remove(at.with_context(|| format!("{whole} does not run"))?);
+        // The process of ours is nsenter, which waits for the program in the other namespace and ends with it.
+        let children = format!("/proc/{0}/task/{0}/children", process.pid());
+        for child in std::fs::read_to_string(children)?.split_whitespace() {
+            kill_process(child.parse().ok().and_then(Pid::from_raw).context("a pid")?, Signal::KILL)?;
+        }
+        wait_until(START, &format!("the end of {whole}"), || process.ended())?;
+        let process = self.spawn_outside(world, name, &command)?;
+        self.processes.push((command, process));
         Ok(())
     }
 
@@ -215,7 +234,7 @@ impl Machine {
 
     /// An error with its last words if one of its programs has ended.
     pub(crate) fn must_run(&mut self) -> anyhow::Result<()> {
-        self.processes.iter_mut().try_for_each(Process::must_run)
+        self.processes.iter_mut().try_for_each(|(_, process)| process.must_run())
     }
 
     /// The path by which we see a file of the node.

@@ -15,6 +15,7 @@ pub use self::layout::Layout;
 use crate::control_plane::ControlPlane;
 use crate::image::Image;
 use crate::machine::Machine;
+use crate::provider::NodeProgram;
 use crate::run::output;
 
 const START: Duration = Duration::from_secs(60);
@@ -85,12 +86,7 @@ impl Node {
         let mut command = Command::new(self.layout.program("containerd"));
         command.arg("--config").arg(containerd);
         self.spawn(plane, "containerd", &command)?;
-        let socket = self.machine.inside(&self.layout.containerd_socket());
-        wait_until(START, "containerd", || {
-            self.machine.must_run()?;
-            // The socket is there before it is listened at, hence the question as well.
-            Ok((socket.exists() && output(&mut self.ctr(&["version"])).is_ok()).then_some(()))
-        })?;
+        self.wait_containerd()?;
         let pause = self.machine.disk().join("pause.tar");
         std::fs::write(&pause, Image::pause().archive()?)?;
         self.import(&pause)?;
@@ -102,6 +98,24 @@ impl Node {
         let mut command = Command::new(plane.programs().kubernetes("kube-proxy"));
         command.arg("--config").arg(kube_proxy);
         self.spawn(plane, "kube-proxy", &command)
+    }
+
+    fn wait_containerd(&mut self) -> anyhow::Result<()> {
+        let socket = self.machine.inside(&self.layout.containerd_socket());
+        wait_until(START, "containerd", || {
+            self.machine.must_run()?;
+            // The socket is there before it is listened at, hence the question as well.
+            Ok((socket.exists() && output(&mut self.ctr(&["version"])).is_ok()).then_some(()))
+        })
+    }
+
+    /// Kills one of its programs and starts it anew.
+    pub(crate) fn restart(&mut self, plane: &ControlPlane, program: NodeProgram) -> anyhow::Result<()> {
+        self.machine.restart(plane.world(), program.name())?;
+        match program {
+            NodeProgram::Containerd => self.wait_containerd(),
+            NodeProgram::Kubelet => Ok(()),
+        }
     }
 
     fn spawn(&mut self, plane: &ControlPlane, name: &str, command: &Command) -> anyhow::Result<()> {

@@ -38,6 +38,11 @@ pub trait Provider {
     /// Those of the programs `programs` that the nodes' kernel still holds; none where it cannot be asked.
     fn still_loaded(&self, programs: &[u32]) -> anyhow::Result<Vec<u32>>;
 
+    /// Ends a program on every node and starts it anew, while the pods go on. False where the nodes are somebody else's.
+    fn restart(&mut self, _: NodeProgram) -> anyhow::Result<bool> {
+        Ok(false)
+    }
+
     /// How much longer than on a machine of its own things may take here.
     fn patience(&self) -> u32 {
         1
@@ -56,6 +61,25 @@ pub trait Provider {
 
     /// Ends it, if it was made here, and gives what is left.
     fn end(self: Box<Self>) -> anyhow::Result<Vec<PathBuf>>;
+}
+
+/// What carries a node's pods.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NodeProgram {
+    /// Its kubelet.
+    Kubelet,
+    /// Its containerd; the pods' processes are children of its shims, not of it.
+    Containerd,
+}
+
+impl NodeProgram {
+    /// Its name, as a program and as a unit of systemd.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Kubelet => "kubelet",
+            Self::Containerd => "containerd",
+        }
+    }
 }
 
 /// kubectl and helm.

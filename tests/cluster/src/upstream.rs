@@ -13,7 +13,7 @@ use crate::forward::Forward;
 use crate::machine::CGROUP;
 use crate::node::{Layout, Node};
 use crate::programs::Programs;
-use crate::provider::Provider;
+use crate::provider::{NodeProgram, Provider};
 use crate::run::output;
 use crate::{dns, packages};
 
@@ -122,6 +122,12 @@ impl Provider for Upstream {
 
     fn still_loaded(&self, programs: &[u32]) -> anyhow::Result<Vec<u32>> {
         undermesh_tests::still_loaded(programs)
+    }
+
+    fn restart(&mut self, program: NodeProgram) -> anyhow::Result<bool> {
+        let plane = &self.plane;
+        each(&mut self.nodes, |node| node.restart(plane, program))?;
+        Ok(true)
     }
 
     fn forward(&mut self, preferred: u16, to: SocketAddr) -> anyhow::Result<Option<SocketAddr>> {

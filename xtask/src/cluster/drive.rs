@@ -1,13 +1,13 @@
 //! The story, in its order. What comes after a failed installation would only repeat it.
 
 use crate::cluster::stage::Stage;
-use crate::cluster::{checks, doctor, dual_stack, egress, leaving, life, rolls};
+use crate::cluster::{checks, doctor, dual_stack, egress, leaving, life, restarts, rolls};
 use crate::demo::report::{Finding, Report, progress};
 
 type Check = fn(&mut Stage) -> anyhow::Result<Finding>;
 
 /// Title for people, and what finds it out.
-const STORY: [(&str, Check); 21] = [
+const STORY: [(&str, Check); 22] = [
     ("Before the mesh", checks::before),
     ("helm install, and a label on three namespaces", checks::install),
     ("kubectl apply of the article's YAML", checks::configuration),
@@ -26,6 +26,7 @@ const STORY: [(&str, Check); 21] = [
     ("A namespace leaves the mesh under load", leaving::leave),
     ("And comes back", leaving::come_back),
     ("A service's pods are replaced, under load", rolls::pods),
+    ("Kubelet and containerd are restarted, under load", restarts::node_programs),
     ("An agent's pod is deleted, under load", rolls::agent),
     ("helm upgrade under load", checks::upgrade),
     ("helm uninstall", checks::uninstall),

@@ -96,7 +96,7 @@ impl Connections {
         Ok(Self::counted(&load.end()?))
     }
 
-    fn counted(events: &[Value]) -> Self {
+    pub(crate) fn counted(events: &[Value]) -> Self {
         let mut all = Self { all: events.len(), ..Self::default() };
         for event in events.iter().filter(|e| status(e) != 200) {
             let error = event.get("error").and_then(Value::as_str).unwrap_or_default();
@@ -114,6 +114,11 @@ impl Connections {
     /// Whether all could be made.
     pub(crate) fn all_made(&self) -> bool {
         self.refused.is_empty() && self.unresolved < self.all
+    }
+
+    /// Whether all were made, and each request on them answered.
+    pub(crate) fn all_answered(&self) -> bool {
+        self.all_made() && self.others.is_empty()
     }
 
     /// For people.
@@ -146,12 +151,14 @@ mod tests {
         let cut = json!({"error": "timed out"});
         let answered = json!({"status": 200});
         let seen = Connections::counted(&[answered.clone(), unresolved.clone(), cut.clone()]);
-        assert!(seen.all_made());
+        assert!(seen.all_made() && !seen.all_answered());
         assert_eq!(seen.text(), "0 of 3 new connections failed, 1 requests otherwise, 1 names not resolved");
         let seen = Connections::counted(&[answered, refused, cut]);
         assert!(!seen.all_made());
         assert!(seen.first().contains("refused"), "{}", seen.first());
-        assert!(!Connections::counted(&[unresolved]).all_made(), "nothing was tried");
+        assert!(!Connections::counted(std::slice::from_ref(&unresolved)).all_made(), "nothing was tried");
         assert!(!Connections::counted(&[]).all_made(), "nothing was tried");
+        let seen = Connections::counted(&[json!({"status": 200}), unresolved]);
+        assert!(seen.all_answered());
     }
 }

@@ -308,7 +308,7 @@ impl Load {
     }
 }
 
-fn events(text: &str) -> anyhow::Result<Vec<Value>> {
+pub(crate) fn events(text: &str) -> anyhow::Result<Vec<Value>> {
     text.lines().map(|l| serde_json::from_str(l).with_context(|| format!("not JSON: {l}"))).collect()
 }
 

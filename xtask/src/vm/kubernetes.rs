@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
-use undermesh_cluster::{K3s, KUBERNETES, Programs, Provider, Tools, prepare};
+use undermesh_cluster::{K3s, KUBERNETES, NodeProgram, Programs, Provider, Tools, prepare};
 
 use super::emulator::{Emulator, Start};
 use super::packages::{self, Qemu};
@@ -144,6 +144,15 @@ impl Provider for Machine {
         let listed: serde_json::Value = serde_json::from_str(&said).context("bpftool's list")?;
         let loaded = listed.as_array().into_iter().flatten().filter_map(|p| p.get("id")?.as_u64());
         Ok(loaded.filter_map(|id| u32::try_from(id).ok()).filter(|id| programs.contains(id)).collect())
+    }
+
+    fn restart(&mut self, program: NodeProgram) -> anyhow::Result<bool> {
+        let unit = match self.distribution {
+            Distribution::Upstream(_) => program.name(),
+            Distribution::K3s(_) => "k3s",
+        };
+        self.emulator.channel()?.run(&format!("systemctl restart {unit}"), COMMAND)?;
+        Ok(true)
     }
 
     fn patience(&self) -> u32 {

@@ -1,15 +1,27 @@
 //! `undermesh check --against-cluster`: what applying files would change.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::io::Write;
 
 use serde_json::{Value, json};
 use undermesh_core::api::{Identity, Object};
+use undermesh_core::client::Client;
 use undermesh_core::diagnostic::Diagnostic;
+use undermesh_core::inputs::Inputs;
+use undermesh_core::snapshot::Snapshot;
 
 use super::super::output::{Output, document};
-use super::remarks;
+use super::compiled;
+use crate::admin::routes;
 use crate::source::Loaded;
+
+/// The routes of one client, as far as they would be other than they are.
+struct Rerouted {
+    /// `namespace`, or `gateway` and its selector.
+    client: String,
+    come: Vec<Value>,
+    go: Vec<Value>,
+}
 
 /// The difference between the cluster as it is and as it would be.
 pub(super) struct Change {
@@ -19,6 +31,8 @@ pub(super) struct Change {
     same: usize,
     /// Hosts that the objects are about.
     hosts: BTreeSet<String>,
+    /// What it means for whom.
+    routes: Vec<Rerouted>,
     /// Remarks that there would be, and are not.
     pub(super) come: Vec<Diagnostic>,
     /// Remarks that there are, and would not be.
@@ -53,12 +67,16 @@ impl Change {
         }
         after.diagnostics.retain(|it| !replaced.iter().any(|of| is_about(it, of)));
         after.diagnostics.extend(files.diagnostics);
-        let (before, after) = (remarks(cluster), remarks(after));
+        let clients = clients(objects.keys(), [&cluster.inputs, &after.inputs]);
+        let ((was, before), (will, after)) = (compiled(cluster), compiled(after));
+        let routes =
+            clients.into_iter().filter_map(|(name, client)| Rerouted::of(name, &client, &was, &will));
+        let routes = routes.collect();
         let without = |all: &[Diagnostic], others: &[Diagnostic]| {
             let known: BTreeSet<String> = others.iter().map(essence).collect();
             all.iter().filter(|it| !known.contains(&essence(it))).cloned().collect()
         };
-        Self { objects, same, hosts, come: without(&after, &before), go: without(&before, &after) }
+        Self { objects, same, hosts, routes, come: without(&after, &before), go: without(&before, &after) }
     }
 
     pub(super) fn print(&self, output: Output) -> anyhow::Result<()> {
@@ -75,6 +93,14 @@ impl Change {
         for (identity, is_new) in &self.objects {
             let (sign, word) = if *is_new { ("+", "new") } else { ("~", "changed") };
             writeln!(out, "{sign} {} {} ({word})", identity.kind, identity.key)?;
+        }
+        for Rerouted { client, come, go } in &self.routes {
+            writeln!(out, "routes of {client}:")?;
+            for (sign, rows) in [("-", go), ("+", come)] {
+                for row in rows {
+                    writeln!(out, "  {sign} {}", routes::line(row))?;
+                }
+            }
         }
         for (heading, remarks) in [("would be said:", &self.come), ("would not be said any more:", &self.go)]
         {
@@ -102,8 +128,44 @@ impl Change {
                     "change": if *is_new { "new" } else { "changed" }})
             })
             .collect();
-        json!({"version": 1, "objects": objects, "same": self.same, "hosts": self.hosts, "come": self.come, "go": self.go})
+        let routes = self.routes.iter().map(|it| json!({"client": it.client, "come": it.come, "go": it.go}));
+        let routes: Vec<Value> = routes.collect();
+        json!({"version": 1, "objects": objects, "same": self.same, "hosts": self.hosts, "routes": routes, "come": self.come,
+            "go": self.go})
     }
+}
+
+impl Rerouted {
+    /// `None` if nothing would be other than it is. A route that only moves says so by the number of its rule.
+    fn of(name: String, client: &Client, was: &Snapshot, will: &Snapshot) -> Option<Self> {
+        let (was, will) = (routes::rows(was, client, ""), routes::rows(will, client, ""));
+        let without = |all: &[Value], others: &[Value]| -> Vec<Value> {
+            let known: HashSet<String> = others.iter().map(Value::to_string).collect();
+            all.iter().filter(|row| !known.contains(&row.to_string())).cloned().collect()
+        };
+        let (come, go) = (without(&will, &was), without(&was, &will));
+        (!come.is_empty() || !go.is_empty()).then_some(Self { client: name, come, go })
+    }
+}
+
+/// Whose routes are looked at: a client without labels in each namespace of an object that would be other, and the gateways.
+fn clients<'a>(
+    changed: impl Iterator<Item = &'a Identity>,
+    states: [&Inputs; 2],
+) -> BTreeMap<String, Client> {
+    let mesh = changed.map(|identity| {
+        let namespace = &*identity.key.namespace;
+        (format!("a client in {namespace}"), Client::mesh(namespace, []))
+    });
+    let gateways = states.into_iter().flat_map(|inputs| &inputs.gateways).map(|(_, gateway)| {
+        let selector = &gateway.spec.selector;
+        let labels: Vec<String> = selector.iter().map(|(key, value)| format!("{key}={value}")).collect();
+        (
+            format!("the gateway {}", labels.join(",")),
+            Client::gateway(&gateway.meta.namespace, selector.clone()),
+        )
+    });
+    mesh.chain(gateways).collect()
 }
 
 fn is_about(diagnostic: &Diagnostic, identity: &Identity) -> bool {
