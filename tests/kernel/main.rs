@@ -16,4 +16,5 @@ mod listener_taken;
 mod mesh;
 mod on_kubernetes;
 mod roll;
+mod scale;
 mod untouched;

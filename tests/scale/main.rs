@@ -94,7 +94,7 @@ fn column(size: Size, targets: &Targets, binaries: &Binaries) -> anyhow::Result<
         ),
         ("resident at rest", resident(rest), target()),
         ("resident at most, until then", format!("{} MiB", rest.peak >> 10), String::new()),
-        ("processor at rest", share(rest, before, REST), String::new()),
+        ("processor, with the pod's 500 requests a second alone", share(rest, before, REST), String::new()),
         ("asked at rest, a minute: requests, KiB", per_minute(at_rest, REST), String::new()),
         (
             "a rule's change to the first request that obeys it, p50",

@@ -25,8 +25,9 @@ const STORY: [(&str, Check); 22] = [
     ("A Job, its init container, probes, a StatefulSet", life::pods),
     ("A namespace leaves the mesh under load", leaving::leave),
     ("And comes back", leaving::come_back),
-    ("A service's pods are replaced, under load", rolls::pods),
+    // Before those: a kubelet that starts calls pods unready whose containers started within ten seconds before it.
     ("Kubelet and containerd are restarted, under load", restarts::node_programs),
+    ("A service's pods are replaced, under load", rolls::pods),
     ("An agent's pod is deleted, under load", rolls::agent),
     ("helm upgrade under load", checks::upgrade),
     ("helm uninstall", checks::uninstall),

@@ -57,7 +57,7 @@ pub(crate) fn node_programs(stage: &mut Stage) -> anyhow::Result<Finding> {
              the mesh: jason always reviews-v2",
         )
         .seen(format!(
-            "{} killed on every node; {}; jason: {}; {}, {}; a new pod: {}",
+            "{} restarted on every node; {}; jason: {}; {}, {}; a new pod: {}",
             restarted.join(", then "),
             connections.text(),
             listed(&readers),
