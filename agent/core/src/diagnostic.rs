@@ -3,6 +3,7 @@
 //! Bad configuration never stops good configuration, so a diagnostic is a value that travels beside the result, not an
 //! error that ends something. `check` prints them; their JSON is a stable contract (docs/explain-schema.md).
 
+use std::borrow::Cow;
 use std::fmt;
 
 use serde::{Serialize, Serializer};
@@ -94,6 +95,15 @@ impl Diagnostic {
 }
 
 /// `a.yaml:12: error[UM0123] VirtualService default/x spec.http[0]: message (hint)`
+/// A text of somebody's for a terminal or a log: what would move the cursor, or begin a line, is escaped.
+pub fn printable(text: &str) -> Cow<'_, str> {
+    if !text.chars().any(char::is_control) {
+        return Cow::Borrowed(text);
+    }
+    let escaped = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.to_string() };
+    Cow::Owned(text.chars().map(escaped).collect())
+}
+
 impl fmt::Display for Diagnostic {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (&self.file, self.line) {
@@ -111,11 +121,11 @@ impl fmt::Display for Diagnostic {
             _ => {}
         }
         if !self.field.is_empty() {
-            write!(f, " {}", self.field)?;
+            write!(f, " {}", printable(&self.field))?;
         }
-        write!(f, ": {}", self.message)?;
+        write!(f, ": {}", printable(&self.message))?;
         if !self.hint.is_empty() {
-            write!(f, " ({})", self.hint)?;
+            write!(f, " ({})", printable(&self.hint))?;
         }
         Ok(())
     }
@@ -155,6 +165,14 @@ mod tests {
         );
         let file = Diagnostic::of_file(Severity::Warning, Code::Syntax, "b.yaml", None, "empty");
         assert_eq!(file.to_string(), "b.yaml: warning[UM0001]: empty");
+    }
+
+    #[test]
+    fn a_name_that_somebody_gave_moves_no_cursor_and_begins_no_line() {
+        let message = "\u{1b}[2J\nerror: äß \u{9b}".into();
+        let text = Diagnostic { message, ..full() }.to_string();
+        assert!(text.contains(r"\u{1b}[2J\nerror: äß \u{9b} (did"), "{text}");
+        assert!(!text.chars().any(char::is_control), "{text:?}");
     }
 
     #[test]

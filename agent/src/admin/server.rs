@@ -1,7 +1,7 @@
 //! HTTP/1.1 on hyper: a path per question.
 
+use std::collections::VecDeque;
 use std::convert::Infallible;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,14 +10,22 @@ use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
+use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 
 use super::{State, doctor, dump, explain};
 
 /// A batch of requests to explain may be large; more than this is a mistake.
 const MAX_BODY: usize = 64 << 20;
+/// A question's head may take so long, from the beginning of the connection or the end of the last answer.
+const HEAD: Duration = Duration::from_secs(60);
+/// Bytes of a head.
+const MAX_HEAD: usize = 16 << 10;
+/// Connections by TCP at once: scrapers and probes are a few.
+const STRANGERS: usize = 64;
+const AFTER_FAILURE: Duration = Duration::from_millis(100);
 /// Questions on the socket wait so long for the first configuration.
 const START: Duration = Duration::from_secs(2);
 
@@ -54,18 +62,38 @@ pub(super) fn run(
 async fn serve_unix(listener: std::os::unix::net::UnixListener, state: Arc<State>) -> std::io::Result<()> {
     let listener = tokio::net::UnixListener::from_std(listener)?;
     loop {
-        let (io, _) = listener.accept().await?;
-        tokio::spawn(connection(io, state.clone(), true));
+        match listener.accept().await {
+            Ok((io, _)) => drop(tokio::spawn(connection(io, state.clone(), true))),
+            Err(error) => after_failure(&error).await,
+        }
     }
 }
 
 async fn serve_metrics(listener: std::net::TcpListener, state: Arc<State>) -> std::io::Result<()> {
     listener.set_nonblocking(true)?;
     let listener = tokio::net::TcpListener::from_std(listener)?;
+    let mut live: VecDeque<JoinHandle<()>> = VecDeque::new();
     loop {
-        let (io, _): (_, SocketAddr) = listener.accept().await?;
-        tokio::spawn(connection(io, state.clone(), false));
+        match listener.accept().await {
+            Ok((io, _)) => {
+                live.retain(|connection| !connection.is_finished());
+                // Whoever holds many does not keep the kubelet's probes out: the oldest goes.
+                if live.len() >= STRANGERS
+                    && let Some(oldest) = live.pop_front()
+                {
+                    oldest.abort();
+                }
+                live.push_back(tokio::spawn(connection(io, state.clone(), false)));
+            }
+            Err(error) => after_failure(&error).await,
+        }
     }
+}
+
+/// Not the listener has failed, but this connection, or there are no descriptors for a while.
+async fn after_failure(error: &std::io::Error) {
+    tracing::warn!(%error, "the admin server could not accept a connection");
+    tokio::time::sleep(AFTER_FAILURE).await;
 }
 
 async fn connection(io: impl AsyncRead + AsyncWrite + Unpin, state: Arc<State>, is_local: bool) {
@@ -73,7 +101,12 @@ async fn connection(io: impl AsyncRead + AsyncWrite + Unpin, state: Arc<State>, 
         let state = state.clone();
         async move { Ok::<_, Infallible>(answer(request, &state, is_local).await) }
     });
-    let served = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(io), service).await;
+    let served = hyper::server::conn::http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD)
+        .max_buf_size(MAX_HEAD)
+        .serve_connection(TokioIo::new(io), service)
+        .await;
     if let Err(error) = served {
         tracing::debug!(%error, "admin connection");
     }

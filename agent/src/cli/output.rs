@@ -5,6 +5,7 @@ use std::io::Write;
 
 use clap::ValueEnum;
 use serde_json::Value;
+use undermesh_core::diagnostic::printable;
 
 /// `--output`
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
@@ -84,12 +85,12 @@ fn cell(value: Option<&Value>) -> String {
     match value {
         None | Some(Value::Null) => "-".to_owned(),
         Some(Value::String(text)) if text.is_empty() => "-".to_owned(),
-        Some(Value::String(text)) => text.clone(),
+        Some(Value::String(text)) => printable(text).into_owned(),
         Some(Value::Array(items)) if items.is_empty() => "-".to_owned(),
         Some(Value::Array(items)) => items.iter().map(|item| cell(Some(item))).collect::<Vec<_>>().join(","),
         Some(Value::Object(map)) => map
             .iter()
-            .map(|(key, value)| format!("{key}={}", cell(Some(value))))
+            .map(|(key, value)| format!("{}={}", printable(key), cell(Some(value))))
             .collect::<Vec<_>>()
             .join(","),
         Some(other) => other.to_string(),

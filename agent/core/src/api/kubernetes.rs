@@ -369,10 +369,12 @@ impl Raw for RawPod {
     }
 }
 
-/// The object of a static pod is a mirror with a uid of its own; the kubelet names cgroups by that of the original.
+/// The object of a static pod is a mirror with a uid of its own; the kubelet names cgroups by that of the original. Anybody who
+/// may make a pod can write the annotation: only a static pod's uid is taken from it.
 fn pod_uid(own: &str, meta: &ObjectMeta) -> Option<PodUid> {
-    let original = meta.annotations.get("kubernetes.io/config.mirror").map(String::as_str);
-    original.unwrap_or(own).parse().ok()
+    let original = meta.annotations.get("kubernetes.io/config.mirror");
+    let original = original.and_then(|uid| uid.parse().ok()).filter(|uid: &PodUid| uid.is_static());
+    original.or_else(|| own.parse().ok())
 }
 
 #[derive(Default, Deserialize)]

@@ -50,6 +50,13 @@ impl Registry {
                 registry.external_aliases.push(position);
             }
         }
+        // A cluster IP is its service's, whoever writes it into the endpoints of a headless one.
+        for known in registry.by_address.values_mut().filter(|known| known.len() > 1) {
+            let is_own = |position: u32| {
+                services.get(position as usize).is_some_and(|it| it.kind == ServiceKind::ClusterIp)
+            };
+            known.sort_by_key(|&(position, _)| !is_own(position));
+        }
         let mut addresses: Vec<_> =
             registry.by_address.keys().map(|&(address, port)| Capture::Address { address, port }).collect();
         addresses.sort_unstable();

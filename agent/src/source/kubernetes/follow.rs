@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use serde_json::Value;
-use tokio::time::sleep;
+use tokio::time::{Duration, Instant, sleep};
 use undermesh_core::api::meta::Key;
 
 use super::Shared;
@@ -30,6 +30,9 @@ use super::wire::{self, Event};
 const PAGE: usize = 500;
 /// etcd holds objects of 1.5 MiB.
 const MAX_LINE: usize = 16 << 20;
+
+/// A watch that ends sooner, and has said nothing, has failed.
+const SHORT: Duration = Duration::from_secs(1);
 
 /// See the module's text.
 pub(super) struct Follower {
@@ -170,14 +173,21 @@ impl Follower {
             None => self.shared.link.watching(self.kind),
         }
         let mut text: Vec<u8> = Vec::new();
+        let (began, mut has_come) = (Instant::now(), false);
         loop {
             let patience = if listed.is_some() { timing.first_list } else { timing.silence };
             let data = match next(&mut body, &self.shared.link, patience).await? {
                 Part::Data(data) => data,
+                // Asked again at once, it would go on like this as fast as the network does (client-go's "very short watch").
+                Part::End if !has_come && began.elapsed() < SHORT => {
+                    let what = "the server ended a watch at once, and said nothing".to_owned();
+                    return Err(Trouble::Unreachable(what).into());
+                }
                 Part::Silence if listed.is_some() => return Err(Stop::NoStreams),
                 // Not necessarily a failure, but a connection that is dead looks the same: watch by another one.
                 Part::End | Part::Silence => return Ok(()),
             };
+            has_come = true;
             text.extend_from_slice(&data);
             let mut start = 0;
             let mut has_changed = false;

@@ -103,6 +103,10 @@ pub(super) fn message(status: &Value) -> String {
     status.get("message").and_then(Value::as_str).unwrap_or("no reason given").to_owned()
 }
 
+fn is_of_istio(object: &Map<String, Value>) -> bool {
+    object.get("apiVersion").and_then(Value::as_str).is_some_and(|version| version.contains(".istio.io/"))
+}
+
 struct EventSeed;
 
 impl<'de> DeserializeSeed<'de> for EventSeed {
@@ -240,6 +244,12 @@ impl<'de> Visitor<'de> for Pruned {
                     map.next_value::<IgnoredAny>()?;
                     continue;
                 }
+                // Anybody with the right to write a status may nest it deeper than a reader goes, and nobody reads it. Keys are
+                // sorted in these kinds, so the version has been read.
+                (Self::Object, "status") if is_of_istio(&kept) => {
+                    map.next_value::<IgnoredAny>()?;
+                    continue;
+                }
                 (Self::Object, "metadata") => Self::Metadata,
                 (Self::Metadata, "annotations") => Self::Annotations,
                 _ => Self::Whole,
@@ -330,6 +340,28 @@ mod tests {
         let first = json!({"metadata": {"name": "a", "annotations": {"x": "y"}}, "spec": {"annotations": 1}});
         assert_eq!(have[0], first);
         assert_eq!(have[1..], text["items"].as_array().unwrap()[1..]);
+    }
+
+    #[test]
+    fn a_status_that_is_nested_without_end_costs_no_page() {
+        let deep = format!("{}1{}", r#"{"a":"#.repeat(5000), "}".repeat(5000));
+        let rule = |version: &str| {
+            format!(
+                r#"{{"apiVersion":"{version}","kind":"VirtualService","metadata":{{"name":"a"}},"status":{deep}}}"#
+            )
+        };
+        let text = |version: &str| {
+            format!(r#"{{"items":[{}],"metadata":{{"resourceVersion":"1"}}}}"#, rule(version))
+        };
+        let mut names = Vec::new();
+        page(text("networking.istio.io/v1").as_bytes(), &mut |object| {
+            names.push(super::text(&object, "name").to_owned());
+        })
+        .unwrap();
+        assert_eq!(names, ["a"]);
+        let line = format!(r#"{{"type":"ADDED","object":{}}}"#, rule("security.istio.io/v1"));
+        assert!(matches!(event(line.as_bytes()), Ok(Event::Applied(_))));
+        assert!(page(text("v1").as_bytes(), &mut |_| ()).is_err(), "what is read may not be nested so");
     }
 
     #[test]

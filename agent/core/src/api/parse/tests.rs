@@ -328,6 +328,13 @@ fn a_pod_is_found_by_its_uid_and_a_static_pod_by_that_of_the_original() {
     };
     assert_eq!(uid(OWN, json!({})), OWN.parse().ok());
     assert_eq!(uid(OWN, json!({"kubernetes.io/config.mirror": ORIGINAL})), ORIGINAL.parse().ok());
+    // Anybody may write the annotation: no other pod is found by it.
+    const OTHERS: &str = "11111111-93a1-4c1e-8d55-0123456789ab";
+    assert_eq!(uid(OWN, json!({"kubernetes.io/config.mirror": OTHERS})), OWN.parse().ok());
+    assert_ne!(
+        uid(OWN, json!({"kubernetes.io/config.mirror": OTHERS.replace('-', "")})),
+        OTHERS.parse().ok()
+    );
     assert_eq!(uid("", json!({})), None);
     assert_eq!(uid("../../etc", json!({})), None);
 }

@@ -98,6 +98,24 @@ fn who_dials_an_endpoint_of_a_headless_service_gets_it_ready_or_not() {
 }
 
 #[test]
+fn a_cluster_ip_is_its_services_whoever_writes_it_into_the_endpoints_of_a_headless_one() {
+    let headless = "{apiVersion: v1, kind: Service, metadata: {name: thief, namespace: aaa}, spec: {clusterIP: None, ports: [{name: http, port: 80}]}}";
+    let slice = "{apiVersion: discovery.k8s.io/v1, kind: EndpointSlice, metadata: {name: thief-1, namespace: aaa, labels: {kubernetes.io/service-name: thief}}, addressType: IPv4, ports: [{name: http, port: 80}], endpoints: [{addresses: [10.96.1.1]}, {addresses: [10.244.7.7]}]}";
+    let owner = "{apiVersion: v1, kind: Service, metadata: {name: s, namespace: shop}, spec: {clusterIP: 10.96.1.1, ports: [{name: http, port: 80}]}}";
+    let snapshot = snapshot(&[headless, slice, owner]);
+    let host = |dialled: &str| {
+        let outbound = snapshot.outbound(&shopper(), at(dialled));
+        outbound.service.as_ref().map(|service| service.host.to_string())
+    };
+    assert_eq!(host("10.96.1.1:80").as_deref(), Some("s.shop.svc.cluster.local"));
+    assert_eq!(
+        host("10.244.7.7:80").as_deref(),
+        Some("thief.aaa.svc.cluster.local"),
+        "an address of nobody else"
+    );
+}
+
+#[test]
 fn a_pod_of_a_stateful_set_is_called_by_its_own_name_under_the_rules_of_its_service() {
     let set = "{apiVersion: v1, kind: Service, metadata: {name: s, namespace: shop}, spec: {clusterIP: None, selector: {app: s}, ports: [{name: http, port: 80}]}}";
     let pod = |n: u8| {
