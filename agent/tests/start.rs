@@ -1,6 +1,8 @@
 //! What keeps an agent or a gateway from starting is said before anything of the machine is touched. Real binary, no root.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "what fails here fails the test")]
 
+use std::io::{ErrorKind, Read as _, Write as _};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -87,4 +89,45 @@ fn a_mistyped_folder_ends_the_start() {
         assert_eq!(text.matches("os error").count(), 1, "{role}: {text}");
         assert!(!place.socket().exists(), "{role}");
     }
+}
+
+#[test]
+fn whoever_holds_connections_to_the_metrics_keeps_no_probe_out_and_a_head_has_an_end() {
+    let place = Place::new("metrics");
+    // Free a moment ago, and outside of what the system gives to others by itself only by luck: the start says if it was not.
+    let address = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let mut command = place.command("gateway", &place.0.join("mesh"));
+    command.arg("--metrics-address").arg(address.to_string());
+    let _gateway = Running(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap());
+    let probe = || -> std::io::Result<String> {
+        let mut stream = TcpStream::connect(address)?;
+        stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+        stream.write_all(b"GET /healthz/live HTTP/1.1\r\nhost: gateway\r\nconnection: close\r\n\r\n")?;
+        let mut text = String::new();
+        stream.read_to_string(&mut text)?;
+        Ok(text)
+    };
+    let began = Instant::now();
+    while probe().is_err() {
+        assert!(began.elapsed() < START, "it does not answer");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    let mut held: Vec<TcpStream> = (0..200).map(|_| TcpStream::connect(address).unwrap()).collect();
+    for stream in &mut held {
+        // Those that were let go may say so here or later.
+        let _ = stream.write_all(b"GET /metrics HTTP/1.1\r\nx: ");
+    }
+    assert!(probe().unwrap().starts_with("HTTP/1.1 200"));
+    assert!(has_ended(&mut held[0]), "the oldest was let go");
+    let mut long = TcpStream::connect(address).unwrap();
+    let _ = long.write_all(&[b"GET /metrics HTTP/1.1\r\nx: ".as_slice(), &[b'x'; 64 << 10]].concat());
+    assert!(has_ended(&mut long), "a head without an end was read on");
+    assert!(!has_ended(&mut held[199]), "one of the newest goes on, within its minute");
+}
+
+/// By an answer and an end, or by a reset; not by our own patience.
+fn has_ended(stream: &mut TcpStream) -> bool {
+    stream.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
+    let read = stream.read_to_end(&mut Vec::new());
+    !read.is_err_and(|e| matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut))
 }
