@@ -94,7 +94,6 @@ impl Diagnostic {
     }
 }
 
-/// `a.yaml:12: error[UM0123] VirtualService default/x spec.http[0]: message (hint)`
 /// A text of somebody's for a terminal or a log: what would move the cursor, or begin a line, is escaped.
 pub fn printable(text: &str) -> Cow<'_, str> {
     if !text.chars().any(char::is_control) {
@@ -104,6 +103,7 @@ pub fn printable(text: &str) -> Cow<'_, str> {
     Cow::Owned(text.chars().map(escaped).collect())
 }
 
+/// `a.yaml:12: error[UM0123] VirtualService default/x spec.http[0]: message (hint)`
 impl fmt::Display for Diagnostic {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (&self.file, self.line) {

@@ -81,6 +81,7 @@ async fn serve_metrics(listener: std::net::TcpListener, state: Arc<State>) -> st
                 if live.len() >= STRANGERS
                     && let Some(oldest) = live.pop_front()
                 {
+                    tracing::debug!(STRANGERS, "an old connection to the metrics is ended for a new one");
                     oldest.abort();
                 }
                 live.push_back(tokio::spawn(connection(io, state.clone(), false)));

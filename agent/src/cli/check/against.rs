@@ -6,7 +6,7 @@ use std::io::Write;
 use serde_json::{Value, json};
 use undermesh_core::api::{Identity, Object};
 use undermesh_core::client::Client;
-use undermesh_core::diagnostic::Diagnostic;
+use undermesh_core::diagnostic::{Diagnostic, printable};
 use undermesh_core::inputs::Inputs;
 use undermesh_core::snapshot::Snapshot;
 
@@ -98,7 +98,7 @@ impl Change {
             writeln!(out, "routes of {client}:")?;
             for (sign, rows) in [("-", go), ("+", come)] {
                 for row in rows {
-                    writeln!(out, "  {sign} {}", routes::line(row))?;
+                    writeln!(out, "  {sign} {}", printable(&routes::line(row)))?;
                 }
             }
         }
